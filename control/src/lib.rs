@@ -1,0 +1,13 @@
+//! The control plane: desired state, the reconciler that makes it so, the HTTP API over a Unix socket,
+//! persistence, and the plumbing of containers. The only crate that may use tokio.
+//!
+//! ```text
+//! CLI / files / plugins ──HTTP──▶ api ──▶ controller ──▶ validate ──▶ reconcile ──▶ engine, netlink, keeper
+//!                                             │              (undone as a whole when a part fails)
+//!                                             └──▶ store (state file) ──▶ events (watch streams)
+//! ```
+
+pub mod error;
+pub mod model;
+
+pub use error::{Error, ErrorKind, Result};

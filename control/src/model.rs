@@ -1,0 +1,433 @@
+//! The objects of the API, of the state file and of `trunkline apply` files: one set of types for all three.
+//!
+//! Desired state is what somebody asked for; observed state is what is. Both are plain data.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Who made an object. Only the same owner's `apply` removes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// A command.
+    #[default]
+    Cli,
+    /// A file given to `trunkline apply` or `daemon --config`.
+    Config,
+    /// The docker plugin.
+    Docker,
+    /// The CNI plugin.
+    Cni,
+}
+
+/// All that is desired. The format of the state file and of `trunkline apply`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Desired {
+    /// Bridges by name.
+    #[serde(default, rename = "bridge", skip_serializing_if = "BTreeMap::is_empty")]
+    pub bridges: BTreeMap<String, BridgeSpec>,
+    /// Ports by name; names are unique in the daemon, not only in the bridge.
+    #[serde(default, rename = "port", skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, PortSpec>,
+}
+
+/// A desired bridge.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BridgeSpec {
+    /// Who made it. Not part of files given to `apply`.
+    #[serde(default)]
+    pub owner: Owner,
+    /// Seconds until an address not seen is forgotten, 1 to 1,000,000.
+    #[serde(default = "default_ageing")]
+    pub ageing: u32,
+    /// Most learned addresses, 16 to 1,048,576.
+    #[serde(default = "default_max_macs")]
+    pub max_macs: u32,
+    /// Static FDB entries.
+    #[serde(default, rename = "fdb", skip_serializing_if = "Vec::is_empty")]
+    pub static_fdb: Vec<StaticFdb>,
+}
+
+fn default_ageing() -> u32 {
+    300
+}
+
+fn default_max_macs() -> u32 {
+    16384
+}
+
+impl Default for BridgeSpec {
+    fn default() -> Self {
+        BridgeSpec {
+            owner: Owner::Cli,
+            ageing: default_ageing(),
+            max_macs: default_max_macs(),
+            static_fdb: Vec::new(),
+        }
+    }
+}
+
+/// A static FDB entry.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StaticFdb {
+    /// The address, six hex bytes.
+    pub mac: String,
+    /// 0 to 4094.
+    #[serde(default)]
+    pub vlan: u16,
+    /// Name of a port of the bridge.
+    pub port: String,
+}
+
+/// Whether the port takes superframes and partial checksums.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadMode {
+    /// All that the kernel offers.
+    #[default]
+    Auto,
+    /// None: software segmentation and full checksums at the egress.
+    Off,
+}
+
+/// Open vSwitch's VLAN modes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VlanMode {
+    /// One VLAN, untagged.
+    Access,
+    /// Several VLANs, tagged.
+    Trunk,
+    /// Trunk, with a native VLAN that leaves tagged.
+    NativeTagged,
+    /// Trunk, with a native VLAN that leaves untagged.
+    NativeUntagged,
+    /// 802.1ad provider port.
+    Dot1qTunnel,
+}
+
+/// A desired port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PortSpec {
+    /// Who made it. Not part of files given to `apply`.
+    #[serde(default)]
+    pub owner: Owner,
+    /// Name of its bridge.
+    pub bridge: String,
+    /// VLAN 1 to 4094 of an access, native or tunnel port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// VLANs of a trunk or native port: "10,20-30"; absent: all. 0 stands for untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunks: Option<String>,
+    /// Absent: access if `vlan` is given alone, native-tagged... see validate: as Open vSwitch decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan_mode: Option<VlanMode>,
+    /// Exchanges frames only with ports that are not isolated.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub isolated: bool,
+    /// Ports of one group exchange no frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_horizon_group: Option<u32>,
+    /// Do not learn addresses here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_learning: bool,
+    /// Do not flood to here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_flood: bool,
+    /// Most addresses learned here; absent or 0: the bridge's limit alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_macs: Option<u32>,
+    /// Most flooded frames taken from here per second; absent or 0: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flood_limit: Option<u32>,
+    /// Superframes and partial checksums.
+    #[serde(default, skip_serializing_if = "is_default_offload")]
+    pub offload: OffloadMode,
+    /// Free words about the port, e.g. `container=web`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub kind: PortKind,
+}
+
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
+fn is_default_offload(o: &OffloadMode) -> bool {
+    *o == OffloadMode::Auto
+}
+
+/// The sort of port, with what only that sort has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum PortKind {
+    /// A TAP interface, usually a container's eth0.
+    Tap(TapSpec),
+    /// An existing interface (veth, NIC) taken over through AF_PACKET.
+    Afpacket(AfpacketSpec),
+    /// The bridge's own interface in the daemon's namespace: a TAP named like the port.
+    Host(HostSpec),
+    /// Frames from a pcap file, looped from memory; what is sent to it vanishes.
+    Replay(ReplaySpec),
+    /// Takes every frame and delivers none.
+    Null {},
+}
+
+/// A TAP port.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TapSpec {
+    /// A name (as in `ip netns`), an absolute path, or a pid; absent: the daemon's own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// Identity of the namespace a pid or path meant when the port was added, as `dev:ino`; set by the
+    /// daemon. A namespace with another identity is not the same container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<String>,
+    /// Name of the interface, at most 15 bytes; absent: the port's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Take over an existing persistent TAP of that name in the daemon's namespace instead of making one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adopt: bool,
+    /// Queues, 1 to 256; absent: 1. Fixed when the interface is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// Layer 3 settings of the interface.
+    #[serde(flatten)]
+    pub link: LinkSpec,
+}
+
+/// The bridge's own interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HostSpec {
+    /// Name of the interface, at most 15 bytes; absent: the port's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Queues, 1 to 256; absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// Layer 3 settings of the interface.
+    #[serde(flatten)]
+    pub link: LinkSpec,
+}
+
+/// What the interface is set to when it is made.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkSpec {
+    /// Addresses with prefix length, v4 and v6.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNet>,
+    /// Default gateways, at most one of each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
+    /// The interface's address; absent: drawn once and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// 68 to 65535; absent: 1500. Below 1280 is refused with an IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// An interface taken over.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AfpacketSpec {
+    /// Its name in the daemon's namespace.
+    pub interface: String,
+    /// Take it even though it carries addresses.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+}
+
+/// A replay port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReplaySpec {
+    /// A pcap file, read once into memory.
+    pub file: String,
+    /// Frames per second; absent or 0: as fast as the worker takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// How often the file is played; absent or 0: without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// Whether a port works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortState {
+    /// Frames pass.
+    Up,
+    /// They do not; `reason` says why.
+    Down,
+}
+
+/// What is, beside what is desired.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortStatus {
+    /// Its name.
+    pub name: String,
+    /// Desired.
+    pub spec: PortSpec,
+    /// Observed.
+    pub state: PortState,
+    /// Why it is down; empty when up.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Name of the interface, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// MAC address in force on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// MTU in force, bytes.
+    pub mtu: u32,
+    /// Offloads in force: "csum", "tso4", "tso6", "uso".
+    pub offloads: Vec<String>,
+    /// Queues in force.
+    pub queues: u16,
+    /// Addresses learned here now.
+    pub macs: u64,
+    /// The VLAN mode in force.
+    pub vlan_mode: VlanMode,
+}
+
+/// A bridge with its ports.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BridgeStatus {
+    /// Its name.
+    pub name: String,
+    /// Desired.
+    pub spec: BridgeSpec,
+    /// Names of its ports.
+    pub ports: Vec<String>,
+    /// Addresses in the FDB, learned and static.
+    pub macs: u64,
+}
+
+/// One FDB entry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FdbRow {
+    /// 0: untagged.
+    pub vlan: u16,
+    /// The address.
+    pub mac: String,
+    /// Where it is.
+    pub port: String,
+    /// Seconds since last seen; absent for static ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<u32>,
+    /// Made by a user.
+    #[serde(rename = "static")]
+    pub is_static: bool,
+}
+
+/// Counters of one port. Packets are internal ones: a superframe counts once.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortStats {
+    /// The port.
+    pub name: String,
+    /// Its bridge.
+    pub bridge: String,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes of them.
+    pub rx_bytes: u64,
+    /// Packets sent, before segmentation.
+    pub tx_packets: u64,
+    /// Bytes of them.
+    pub tx_bytes: u64,
+    /// Frames handed to the kernel, after segmentation and coalescing.
+    pub tx_frames: u64,
+    /// Copies made of packets received here, for flooding.
+    pub replicated: u64,
+    /// Packets coalesced into another one on the way out here.
+    pub absorbed: u64,
+    /// Drops by reason; only those that happened.
+    pub drops: BTreeMap<String, u64>,
+    /// What the interface's own queue dropped before the switch saw it (TAP ring overflow).
+    pub ring_drops: u64,
+}
+
+/// One counter of `trunkline drops`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DropRow {
+    /// The port.
+    pub port: String,
+    /// The reason's name.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// What it means and what to look at.
+    pub help: String,
+}
+
+/// The daemon itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DaemonStatus {
+    /// Version of the binary.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime: u64,
+    /// Worker threads.
+    pub workers: u16,
+    /// Grows with every accepted edit of the desired state.
+    pub revision: u64,
+}
+
+/// One line of a watch stream (newline-delimited JSON).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The first line: where the stream starts.
+    Hello {
+        /// Revision of the desired state.
+        revision: u64,
+    },
+    /// The desired state was edited.
+    Revision {
+        /// The new revision.
+        revision: u64,
+    },
+    /// A bridge appeared or changed.
+    Bridge(Box<BridgeStatus>),
+    /// A bridge is gone.
+    BridgeGone {
+        /// Its name.
+        name: String,
+    },
+    /// A port appeared, changed, went up or down.
+    Port(Box<PortStatus>),
+    /// A port is gone.
+    PortGone {
+        /// Its name.
+        name: String,
+    },
+    /// The reader was too slow and missed events: read everything again.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}

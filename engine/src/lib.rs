@@ -1,0 +1,15 @@
+//! Workers, the order of the stages, the snapshot of tables they run on, and counters.
+//!
+//! ```text
+//! RxQueue ──recv──▶ batch ──▶ ingress (offload sane? tag into metadata) ──▶ Bridge::forward
+//!                                                                                │
+//! TxQueue ◀──send── egress (MTU, coalesce, tag into bytes, segment, checksum) ◀──┘ per-egress batches
+//! ```
+//!
+//! Alone knows threads. The control plane talks to [`Engine`].
+
+pub mod counters;
+mod engine;
+
+pub use counters::PortCounters;
+pub use engine::{BridgeId, Engine, EngineConfig, EngineEvent, PortIo};

@@ -1,0 +1,437 @@
+//! Packet buffers: an owned head with headroom, and a shared tail for what does not fit.
+//!
+//! A frame of up to [`HEAD_ROOM`] bytes lives wholly in the head, so small frames stay small in the cache.
+//! A superframe puts its first `HEAD_ROOM` bytes (all its headers) in the head and the rest of its payload
+//! in a reference-counted tail, so that flooding it to many ports copies no payload.
+//!
+//! Heads and tails come from a [`Pool`], one per worker, and go back to it: in steady state nothing is
+//! allocated. Packets never cross workers on the bridge path, so pools stay balanced; one that is merely
+//! dropped is freed, which is correct but slow.
+
+use std::sync::Arc;
+
+use crate::offload::Offload;
+use crate::vlan::VlanTag;
+use crate::{DropReason, PortId};
+
+/// Room in front of a received frame, for encapsulation, bytes.
+pub const HEADROOM: usize = 128;
+
+/// Bytes of a received frame that the head holds.
+pub const HEAD_ROOM: usize = 1920;
+
+/// Bytes a tail holds.
+pub const TAIL_ROOM: usize = 65536;
+
+/// The largest frame that any port hands in: a 64 KiB IP packet with link headers, bytes.
+pub const MAX_FRAME: usize = 65535 + 14 + 8;
+
+const DATA: usize = HEADROOM + HEAD_ROOM;
+
+#[derive(Clone)]
+struct TailData(Arc<[u8; TAIL_ROOM]>);
+
+/// Everything about a packet besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Where it came in; [`PortId::NONE`] for what the switch made.
+    pub in_port: PortId,
+    /// The outermost VLAN tag, taken out of the bytes.
+    pub vlan: Option<VlanTag>,
+    /// Checksum and segmentation state. Of the inner headers, once the packet is encapsulated.
+    pub offload: Offload,
+    /// Of the outer headers, while the packet is encapsulated.
+    pub outer: Offload,
+    /// How many received frames were coalesced into this one; 1 for most.
+    pub frames: u16,
+}
+
+impl Meta {
+    const NEW: Meta =
+        Meta { in_port: PortId::NONE, vlan: None, offload: Offload::NONE, outer: Offload::NONE, frames: 1 };
+}
+
+#[repr(C, align(64))]
+struct Buf {
+    meta: Meta,
+    start: u16,
+    end: u16,
+    tail_start: u32,
+    tail_end: u32,
+    tail: Option<TailData>,
+    data: [u8; DATA],
+}
+
+/// One packet. A thin handle: moving it moves eight bytes.
+pub struct Packet(Box<Buf>);
+
+/// A tail that nobody else refers to, to be filled by a receive call.
+pub struct Tail(TailData);
+
+impl Tail {
+    /// The bytes to fill.
+    #[inline]
+    pub fn as_mut(&mut self) -> &mut [u8; TAIL_ROOM] {
+        // A `Tail` is made only from an unshared Arc and cannot be cloned.
+        Arc::get_mut(&mut self.0.0).expect("a spare tail is never shared")
+    }
+}
+
+impl Packet {
+    fn new() -> Packet {
+        Packet(Box::new(Buf {
+            meta: Meta::NEW,
+            start: HEADROOM as u16,
+            end: HEADROOM as u16,
+            tail_start: 0,
+            tail_end: 0,
+            tail: None,
+            data: [0; DATA],
+        }))
+    }
+
+    /// Metadata.
+    #[inline]
+    pub fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    /// Metadata, to change.
+    #[inline]
+    pub fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.0.meta
+    }
+
+    /// The contiguous front of the frame: all of it when there is no tail, always all its headers.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.0.data[usize::from(self.0.start)..usize::from(self.0.end)]
+    }
+
+    /// The front of the frame, to change.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        let b = &mut *self.0;
+        &mut b.data[usize::from(b.start)..usize::from(b.end)]
+    }
+
+    /// The rest of the frame, empty for small ones. Shared, so never changed.
+    #[inline]
+    pub fn tail(&self) -> &[u8] {
+        match &self.0.tail {
+            Some(t) => &t.0[self.0.tail_start as usize..self.0.tail_end as usize],
+            None => &[],
+        }
+    }
+
+    /// Length of the frame, bytes, without the VLAN tag in the metadata.
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(self.0.end - self.0.start) + (self.0.tail_end - self.0.tail_start) as usize
+    }
+
+    /// Whether there are no bytes at all.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Free bytes in front of the frame.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        usize::from(self.0.start)
+    }
+
+    /// Grows the frame at the front by `n` bytes, whose content is unspecified, and returns the new head.
+    /// `None`, and no change, when the headroom does not suffice. The offload metadata is not moved: see
+    /// [`Offload::shift`].
+    #[inline]
+    pub fn push_front(&mut self, n: usize) -> Option<&mut [u8]> {
+        let start = usize::from(self.0.start).checked_sub(n)?;
+        self.0.start = start as u16;
+        Some(self.head_mut())
+    }
+
+    /// Removes `n` bytes from the front. False, and no change, when the head is shorter.
+    #[inline]
+    pub fn pull_front(&mut self, n: usize) -> bool {
+        let ok = n <= self.head().len();
+        if ok {
+            self.0.start += n as u16;
+        }
+        ok
+    }
+
+    /// Cuts the frame to `len` bytes; no change when it is shorter already.
+    pub fn truncate(&mut self, len: usize) {
+        let head = self.head().len();
+        if len <= head {
+            self.0.end = self.0.start + len as u16;
+            self.drop_tail();
+        } else if len < self.len() {
+            self.0.tail_end = self.0.tail_start + (len - head) as u32;
+        }
+    }
+
+    fn drop_tail(&mut self) -> Option<TailData> {
+        self.0.tail_start = 0;
+        self.0.tail_end = 0;
+        self.0.tail.take()
+    }
+
+    /// The area a receive call fills: [`HEAD_ROOM`] bytes behind the headroom. Follow with
+    /// [`Packet::set_received`].
+    #[inline]
+    pub fn rx_area(&mut self) -> &mut [u8; HEAD_ROOM] {
+        self.0.start = HEADROOM as u16;
+        self.0.end = HEADROOM as u16;
+        (&mut self.0.data[HEADROOM..]).try_into().expect("DATA is HEADROOM + HEAD_ROOM")
+    }
+
+    /// Makes the frame the first `len` bytes of what a receive call put into [`Packet::rx_area`] and, past
+    /// it, into `tail`. Takes the tail only when it is needed.
+    ///
+    /// # Errors
+    /// [`DropReason::Oversize`] when `len` exceeds both areas.
+    #[inline]
+    pub fn set_received(&mut self, len: usize, tail: &mut Option<Tail>) -> Result<(), DropReason> {
+        self.0.start = HEADROOM as u16;
+        self.0.end = (HEADROOM + len.min(HEAD_ROOM)) as u16;
+        if len > HEAD_ROOM {
+            if len > HEAD_ROOM + TAIL_ROOM {
+                return Err(DropReason::Oversize);
+            }
+            let tail = tail.take().ok_or(DropReason::NoBuffer)?;
+            self.0.tail = Some(tail.0);
+            self.0.tail_start = 0;
+            self.0.tail_end = (len - HEAD_ROOM) as u32;
+        }
+        Ok(())
+    }
+
+    /// Makes the frame these bytes, which come from memory.
+    ///
+    /// # Errors
+    /// [`DropReason::Oversize`] when they exceed the head and one tail.
+    pub fn set_bytes(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), DropReason> {
+        self.0.start = HEADROOM as u16;
+        self.0.end = HEADROOM as u16;
+        self.drop_tail();
+        self.append(bytes, pool)
+    }
+
+    /// Appends bytes to the frame: to the head while there is room and no tail, else to a tail.
+    ///
+    /// # Errors
+    /// [`DropReason::Oversize`] when they do not fit; [`DropReason::NoBuffer`] when the tail is shared.
+    /// Nothing is appended then.
+    pub fn append(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), DropReason> {
+        let end = usize::from(self.0.end);
+        let in_head = if self.0.tail.is_none() { bytes.len().min(DATA - end) } else { 0 };
+        let (first, rest) = bytes.split_at(in_head);
+        if rest.len() + self.0.tail_end as usize > TAIL_ROOM {
+            return Err(DropReason::Oversize);
+        }
+        if !rest.is_empty() {
+            let tail = self.0.tail.get_or_insert_with(|| pool.take_tail().0);
+            let data = Arc::get_mut(&mut tail.0).ok_or(DropReason::NoBuffer)?;
+            let at = self.0.tail_end as usize;
+            data[at..at + rest.len()].copy_from_slice(rest);
+            self.0.tail_end += rest.len() as u32;
+        }
+        self.0.data[end..end + first.len()].copy_from_slice(first);
+        self.0.end += first.len() as u16;
+        Ok(())
+    }
+
+    /// Copies `out.len()` bytes of the frame from `offset` on. False when the frame is shorter.
+    pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> bool {
+        if offset + out.len() > self.len() {
+            return false;
+        }
+        let head = self.head();
+        let from_head = head.len().saturating_sub(offset).min(out.len());
+        let (a, b) = out.split_at_mut(from_head);
+        if from_head > 0 {
+            a.copy_from_slice(&head[offset..offset + from_head]);
+        }
+        if !b.is_empty() {
+            let at = (offset + from_head) - head.len();
+            b.copy_from_slice(&self.tail()[at..at + b.len()]);
+        }
+        true
+    }
+
+    /// The whole frame in one vector; for tests and slow paths.
+    pub fn to_vec(&self) -> Vec<u8> {
+        [self.head(), self.tail()].concat()
+    }
+}
+
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = &self.head()[..self.head().len().min(64)];
+        f.debug_struct("Packet").field("len", &self.len()).field("meta", self.meta()).field("head", &shown).finish()
+    }
+}
+
+/// Free buffers of one worker.
+pub struct Pool {
+    heads: Vec<Packet>,
+    tails: Vec<TailData>,
+    keep_heads: usize,
+    keep_tails: usize,
+}
+
+impl Pool {
+    /// A pool that keeps at most `heads` and `tails` free buffers. Buffers are made on demand, so memory
+    /// follows use.
+    pub fn new(heads: usize, tails: usize) -> Pool {
+        Pool { heads: Vec::with_capacity(heads), tails: Vec::with_capacity(tails), keep_heads: heads, keep_tails: tails }
+    }
+
+    /// An empty packet with fresh metadata.
+    #[inline]
+    pub fn get(&mut self) -> Packet {
+        self.heads.pop().unwrap_or_else(Packet::new)
+    }
+
+    /// Takes a packet back.
+    #[inline]
+    pub fn put(&mut self, mut packet: Packet) {
+        if let Some(tail) = packet.drop_tail() {
+            self.put_tail_data(tail);
+        }
+        if self.heads.len() < self.keep_heads {
+            packet.0.meta = Meta::NEW;
+            packet.0.start = HEADROOM as u16;
+            packet.0.end = HEADROOM as u16;
+            self.heads.push(packet);
+        }
+    }
+
+    /// Takes back all packets of a batch and leaves it empty.
+    pub fn put_all(&mut self, batch: &mut crate::Batch) {
+        for packet in batch.drain(..) {
+            self.put(packet);
+        }
+    }
+
+    /// An unshared tail for a receive call.
+    #[inline]
+    pub fn take_tail(&mut self) -> Tail {
+        Tail(self.tails.pop().unwrap_or_else(|| TailData(new_tail())))
+    }
+
+    /// Takes a tail back that was not needed.
+    #[inline]
+    pub fn put_tail(&mut self, tail: Tail) {
+        self.put_tail_data(tail.0);
+    }
+
+    fn put_tail_data(&mut self, mut tail: TailData) {
+        // The last of several packets that share a tail brings it home.
+        if self.tails.len() < self.keep_tails && Arc::get_mut(&mut tail.0).is_some() {
+            self.tails.push(tail);
+        }
+    }
+
+    /// A second packet with the same bytes and metadata; the tail is shared, the head copied.
+    #[inline]
+    pub fn duplicate(&mut self, packet: &Packet) -> Packet {
+        let mut copy = self.get();
+        let (from, to) = (&*packet.0, &mut *copy.0);
+        to.meta = from.meta;
+        to.start = from.start;
+        to.end = from.end;
+        to.tail_start = from.tail_start;
+        to.tail_end = from.tail_end;
+        to.tail.clone_from(&from.tail);
+        let range = usize::from(from.start)..usize::from(from.end);
+        to.data[range.clone()].copy_from_slice(&from.data[range]);
+        copy
+    }
+
+    /// Free heads and tails, for tests.
+    pub fn free(&self) -> (usize, usize) {
+        (self.heads.len(), self.tails.len())
+    }
+}
+
+fn new_tail() -> Arc<[u8; TAIL_ROOM]> {
+    let zeroed: Arc<[u8]> = std::iter::repeat_n(0u8, TAIL_ROOM).collect();
+    zeroed.try_into().expect("the length is TAIL_ROOM")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_frames_stay_in_the_head_and_large_ones_spill() {
+        let mut pool = Pool::new(8, 8);
+        let mut p = pool.get();
+        for len in [0, 1, 60, 1514, HEAD_ROOM, HEAD_ROOM + 1, 9014, HEAD_ROOM + TAIL_ROOM] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+            p.set_bytes(&bytes, &mut pool).unwrap();
+            assert_eq!(p.len(), len);
+            assert_eq!(p.to_vec(), bytes);
+            assert_eq!(p.tail().is_empty(), len <= HEAD_ROOM);
+        }
+        assert_eq!(p.set_bytes(&vec![0; HEAD_ROOM + TAIL_ROOM + 1], &mut pool), Err(DropReason::Oversize));
+    }
+
+    #[test]
+    fn duplicates_share_the_tail_and_the_last_one_returns_it() {
+        let mut pool = Pool::new(8, 8);
+        let mut p = pool.get();
+        p.set_bytes(&[7; 5000], &mut pool).unwrap();
+        let q = pool.duplicate(&p);
+        assert_eq!(p.tail().as_ptr(), q.tail().as_ptr());
+        pool.put(p);
+        assert_eq!(pool.free(), (1, 0));
+        assert_eq!(q.to_vec(), vec![7; 5000]);
+        pool.put(q);
+        assert_eq!(pool.free(), (2, 1));
+    }
+
+    #[test]
+    fn push_and_pull_stay_within_bounds() {
+        let mut pool = Pool::new(8, 8);
+        let mut p = pool.get();
+        p.set_bytes(&[1, 2, 3], &mut pool).unwrap();
+        assert!(!p.pull_front(4));
+        assert!(p.pull_front(2));
+        assert_eq!(p.head(), [3]);
+        assert!(p.push_front(HEADROOM + 3).is_none());
+        p.push_front(2).unwrap()[..2].copy_from_slice(&[9, 9]);
+        assert_eq!(p.head(), [9, 9, 3]);
+        p.truncate(1);
+        assert_eq!(p.head(), [9]);
+    }
+
+    #[test]
+    fn copy_out_crosses_head_and_tail() {
+        let mut pool = Pool::new(8, 8);
+        let mut p = pool.get();
+        let bytes: Vec<u8> = (0..4000u32).map(|i| i as u8).collect();
+        p.set_bytes(&bytes, &mut pool).unwrap();
+        let mut out = [0; 300];
+        for at in [0, HEAD_ROOM - 100, HEAD_ROOM, HEAD_ROOM + 5, 3700] {
+            assert!(p.copy_out(at, &mut out));
+            assert_eq!(out[..], bytes[at..at + 300]);
+        }
+        assert!(!p.copy_out(3701, &mut out));
+    }
+
+    #[test]
+    fn reuse_starts_clean() {
+        let mut pool = Pool::new(8, 8);
+        let mut p = pool.get();
+        p.set_bytes(&[1; 100], &mut pool).unwrap();
+        p.meta_mut().frames = 9;
+        pool.put(p);
+        let p = pool.get();
+        assert_eq!((p.len(), p.meta().frames, p.headroom()), (0, 1, HEADROOM));
+    }
+}
