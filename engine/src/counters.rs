@@ -1,19 +1,27 @@
-//! Counters per port.
+//! Counters per port. Each worker has its own shard of every port's counters and is its only writer, so
+//! counting is a plain load and store on a line no other core writes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
 use trunkline_packet::DropReason;
+use trunkline_ports::RecvStats;
 
-/// A sum over all workers at one moment. Packets are internal ones: a superframe counts once.
+/// A sum over all workers at one moment. Packets are internal ones: a superframe counts once, coalesced
+/// frames count as received singly, then all but one as absorbed. When a port is quiet,
+/// over all ports `rx_packets + replicated = tx_packets + absorbed + sum(drops)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortCounters {
-    /// Packets received.
+    /// Packets received, those dropped at once included.
     pub rx_packets: u64,
     /// Bytes of them.
     pub rx_bytes: u64,
-    /// Packets handed to the kernel, counted before segmentation.
+    /// Packets delivered to the kernel, counted before segmentation.
     pub tx_packets: u64,
-    /// Bytes handed to the kernel.
+    /// Bytes delivered to the kernel.
     pub tx_bytes: u64,
-    /// Frames handed to the kernel, counted after segmentation and coalescing.
+    /// Frames delivered to the kernel, counted after segmentation and coalescing.
     pub tx_frames: u64,
     /// Copies made of packets received here, beyond the first.
     pub replicated: u64,
@@ -21,4 +29,87 @@ pub struct PortCounters {
     pub absorbed: u64,
     /// Drops by [`DropReason::index`].
     pub drops: [u64; DropReason::COUNT],
+}
+
+/// One worker's part of one port's counters.
+#[derive(Default)]
+pub(crate) struct Shard {
+    pub(crate) rx_packets: Counter,
+    pub(crate) rx_bytes: Counter,
+    pub(crate) tx_packets: Counter,
+    pub(crate) tx_bytes: Counter,
+    pub(crate) tx_frames: Counter,
+    pub(crate) replicated: Counter,
+    pub(crate) absorbed: Counter,
+    drops: [Counter; DropReason::COUNT],
+}
+
+/// A counter with one writer and any number of readers.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        // Only the owning worker writes, so no read-modify-write is needed.
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Shard {
+    #[inline]
+    pub(crate) fn drop(&self, reason: DropReason, n: u64) {
+        self.drops[reason.index()].add(n);
+    }
+
+    /// Counts what the port met but could not hand over: received, then dropped.
+    pub(crate) fn count_unusable(&self, stats: &RecvStats) {
+        let reasons = [
+            (stats.truncated, DropReason::Truncated),
+            (stats.oversize, DropReason::Oversize),
+            (stats.bad_offload, DropReason::BadOffload),
+        ];
+        for (n, reason) in reasons {
+            if n > 0 {
+                self.rx_packets.add(u64::from(n));
+                self.drop(reason, u64::from(n));
+            }
+        }
+    }
+}
+
+/// The counters of one port: a shard for each worker.
+#[derive(Clone)]
+pub(crate) struct Shards(Arc<[CachePadded<Shard>]>);
+
+impl Shards {
+    pub(crate) fn new(workers: usize) -> Shards {
+        Shards((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    #[inline]
+    pub(crate) fn of(&self, worker: usize) -> &Shard {
+        &self.0[worker]
+    }
+
+    pub(crate) fn sum(&self) -> PortCounters {
+        let mut sum = PortCounters::default();
+        for s in self.0.iter() {
+            sum.rx_packets += s.rx_packets.get();
+            sum.rx_bytes += s.rx_bytes.get();
+            sum.tx_packets += s.tx_packets.get();
+            sum.tx_bytes += s.tx_bytes.get();
+            sum.tx_frames += s.tx_frames.get();
+            sum.replicated += s.replicated.get();
+            sum.absorbed += s.absorbed.get();
+            for (total, part) in sum.drops.iter_mut().zip(&s.drops) {
+                *total += part.get();
+            }
+        }
+        sum
+    }
 }

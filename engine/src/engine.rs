@@ -1,21 +1,29 @@
-//! The engine's handle for the control plane.
+//! The engine's handle for the control plane: edits the configuration, publishes it as a snapshot, and
+//! waits until every worker runs on it.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::Receiver;
+use arc_swap::ArcSwap;
+use crossbeam::channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use trunkline_packet::PortId;
-use trunkline_ports::{RxQueue, TxQueue};
-use trunkline_switch::{BridgeConfig, Fdb, PortConfig};
+use trunkline_ports::{RxQueue, TxCaps, TxQueue};
+use trunkline_switch::{Bridge, BridgeConfig, Fdb, PortConfig};
 
 use crate::PortCounters;
+use crate::counters::Shards;
+use crate::snapshot::{PortView, Snapshot};
+use crate::worker::{self, Command, Handle, Setup};
 
 /// How workers run.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Worker threads; 0: chosen from the number of CPUs.
+    /// Worker threads; 0: one for every two CPUs this process may use, at most 4.
     pub workers: u16,
-    /// Pin worker `n` to a CPU.
+    /// Pin worker `n` to one of those CPUs, from the last one downwards.
     pub pin: bool,
     /// Microseconds to poll before sleeping; 0: sleep at once.
     pub spin_us: u32,
@@ -34,8 +42,8 @@ pub struct BridgeId(pub u32);
 /// What the data path tells the control plane.
 #[derive(Debug)]
 pub enum EngineEvent {
-    /// A port's queue failed. When `fatal`, its workers have stopped reading it: remove the port or give it
-    /// new descriptors.
+    /// A port's queue failed. When `fatal`, its worker has let go of it: remove the port or give it new
+    /// descriptors.
     PortFailed {
         /// Which.
         port: PortId,
@@ -59,9 +67,41 @@ pub struct PortIo {
     pub tx: Vec<Arc<dyn TxQueue>>,
 }
 
-/// The running data path. All methods may be called from any thread; they block for a few milliseconds at
-/// most, until every worker has taken up the change.
-pub struct Engine {}
+/// The running data path. All methods may be called from any thread; those that change something block
+/// until every worker has taken up the change, a few milliseconds at most.
+pub struct Engine {
+    state: Mutex<State>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    workers: Vec<Mutex<Handle>>,
+    events: Receiver<EngineEvent>,
+    /// Queues that workers have let go of.
+    graveyard: Receiver<Box<dyn RxQueue>>,
+    clock: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    epoch: u64,
+    next_bridge: u32,
+    bridges: Vec<Option<BridgeState>>,
+    ports: Vec<Option<PortState>>,
+    /// Receive queues owned by each worker.
+    load: Vec<usize>,
+}
+
+struct BridgeState {
+    id: BridgeId,
+    config: BridgeConfig,
+    fdb: Arc<Fdb>,
+}
+
+struct PortState {
+    bridge: BridgeId,
+    config: PortConfig,
+    view: PortView,
+    /// Workers that own its receive queues, one entry per queue.
+    owners: Vec<usize>,
+}
 
 impl Engine {
     /// Starts the workers.
@@ -69,87 +109,286 @@ impl Engine {
     /// # Errors
     /// When a thread or an event queue cannot be made.
     pub fn start(config: EngineConfig) -> io::Result<Engine> {
-        let _ = config;
-        Ok(Engine {})
+        let cpus = allowed_cpus();
+        let count = match config.workers {
+            0 => (cpus.len() / 2).clamp(1, 4),
+            n => usize::from(n),
+        };
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let clock = Instant::now();
+        let (sender, events): (Sender<EngineEvent>, _) = crossbeam::channel::unbounded();
+        let (gravedigger, graveyard) = crossbeam::channel::unbounded();
+        let mut workers = Vec::with_capacity(count);
+        for index in 0..count {
+            let cpu = if config.pin { cpus.get((cpus.len() - 1).wrapping_sub(index % cpus.len())) } else { None };
+            workers.push(Mutex::new(worker::start(Setup {
+                index,
+                events: sender.clone(),
+                graveyard: gravedigger.clone(),
+                snapshot: Arc::clone(&snapshot),
+                clock,
+                spin: Duration::from_micros(u64::from(config.spin_us)),
+                cpu: cpu.copied(),
+            })?));
+        }
+        let state = Mutex::new(State { load: vec![0; count], ..State::default() });
+        Ok(Engine { state, snapshot, workers, events, graveyard, clock })
     }
 
     /// How many workers run.
     pub fn workers(&self) -> u16 {
-        1
+        self.workers.len() as u16
     }
 
     /// Failures and recoveries of ports, in order.
     pub fn events(&self) -> &Receiver<EngineEvent> {
-        unreachable!()
+        &self.events
     }
 
     /// Seconds on the engine's clock, for [`Fdb::entries`].
     pub fn now(&self) -> u32 {
-        0
+        self.clock.elapsed().as_secs() as u32
     }
 
     /// Adds an empty bridge.
     pub fn add_bridge(&self, config: BridgeConfig) -> BridgeId {
-        let _ = config;
-        BridgeId(0)
+        let state = &mut *self.state.lock();
+        let id = BridgeId(state.next_bridge);
+        state.next_bridge += 1;
+        let fdb = Arc::new(Fdb::new(config.max_macs));
+        let slot = free_slot(&mut state.bridges);
+        state.bridges[slot] = Some(BridgeState { id, config, fdb });
+        self.publish(state);
+        id
     }
 
     /// Changes a bridge's settings. A changed `max_macs` moves the entries to a new table.
     pub fn update_bridge(&self, bridge: BridgeId, config: BridgeConfig) {
-        let _ = (bridge, config);
+        let state = &mut *self.state.lock();
+        let Some(b) = state.bridges.iter_mut().flatten().find(|b| b.id == bridge) else { return };
+        if b.config.max_macs != config.max_macs {
+            b.fdb = Arc::new(b.fdb.resized(config.max_macs));
+        }
+        b.config = config;
+        self.publish(state);
     }
 
     /// Removes a bridge and detaches its ports, which must have been removed before.
     pub fn remove_bridge(&self, bridge: BridgeId) {
-        let _ = bridge;
+        let state = &mut *self.state.lock();
+        if let Some(slot) = state.bridge_slot(bridge) {
+            state.bridges[slot] = None;
+            self.publish(state);
+        }
     }
 
     /// A bridge's table.
     pub fn fdb(&self, bridge: BridgeId) -> Option<Arc<Fdb>> {
-        let _ = bridge;
-        None
+        let state = self.state.lock();
+        state.bridges.iter().flatten().find(|b| b.id == bridge).map(|b| Arc::clone(&b.fdb))
     }
 
     /// Reserves a slot for a port of this bridge, without descriptors: counted, in the VLAN tables, but
-    /// down. `config.id` is ignored and set to the slot. `mtu`: largest L2 payload sent there.
+    /// down. `config.id` is ignored and set to the slot. `mtu`: largest L2 payload sent there, bytes.
     /// `None` when all 65,535 slots are taken or the bridge is unknown.
-    pub fn add_port(&self, bridge: BridgeId, config: PortConfig, mtu: u32) -> Option<PortId> {
-        let _ = (bridge, config, mtu);
-        None
+    pub fn add_port(&self, bridge: BridgeId, mut config: PortConfig, mtu: u32) -> Option<PortId> {
+        let state = &mut *self.state.lock();
+        let bridge_slot = state.bridge_slot(bridge)?;
+        let slot = free_slot(&mut state.ports);
+        let id = u16::try_from(slot).ok().map(PortId).filter(|&id| id != PortId::NONE)?;
+        config.id = id;
+        let view = PortView {
+            bridge: bridge_slot,
+            tx: Vec::new(),
+            caps: TxCaps::NONE,
+            mtu,
+            shards: Shards::new(self.workers.len()),
+        };
+        state.ports[slot] = Some(PortState { bridge, config, view, owners: Vec::new() });
+        self.publish(state);
+        Some(id)
     }
 
     /// Changes a port's role or MTU while it runs.
-    pub fn update_port(&self, port: PortId, config: PortConfig, mtu: u32) {
-        let _ = (port, config, mtu);
+    pub fn update_port(&self, port: PortId, mut config: PortConfig, mtu: u32) {
+        let state = &mut *self.state.lock();
+        let Some(p) = state.port(port) else { return };
+        config.id = port;
+        p.config = config;
+        p.view.mtu = mtu;
+        self.publish(state);
     }
 
     /// Gives a port its descriptors, in place of the old ones if it had any. `software_offload`: segment and
     /// complete checksums here whatever the port can take.
     ///
     /// # Errors
-    /// When a descriptor cannot be polled.
+    /// When the port is unknown or has no queue.
     pub fn attach_port(&self, port: PortId, io: PortIo, software_offload: bool) -> io::Result<()> {
-        let _ = (port, io, software_offload);
+        let state = &mut *self.state.lock();
+        self.release_queues(state, port);
+        let Some(p) = state.ports.get_mut(port.index()).and_then(Option::as_mut) else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no such port in the engine"));
+        };
+        let Some(first) = io.tx.first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a port needs a queue to send on"));
+        };
+        p.view.caps = if software_offload { TxCaps::NONE } else { first.caps() };
+        p.view.tx = io.tx;
+        for queue in io.rx {
+            let worker = least_loaded(&state.load);
+            state.load[worker] += 1;
+            p.owners.push(worker);
+            self.command(worker, Command::Add { port, queue });
+        }
+        self.publish(state);
         Ok(())
     }
 
     /// Takes a port's descriptors away and drops them; it stays configured, down. Its learned addresses are
     /// flushed.
     pub fn detach_port(&self, port: PortId) {
-        let _ = port;
+        let state = &mut *self.state.lock();
+        self.release_queues(state, port);
+        if let Some(fdb) = state.fdb_of(port) {
+            fdb.flush(None, Some(port));
+        }
     }
 
     /// Removes a port, its table entries and counters. When this returns no worker uses it any more.
     pub fn remove_port(&self, port: PortId) {
-        let _ = port;
+        let state = &mut *self.state.lock();
+        self.release_queues(state, port);
+        let fdb = state.fdb_of(port);
+        if let Some(slot) = state.ports.get_mut(port.index()) {
+            *slot = None;
+        }
+        self.publish(state);
+        // Only now can no worker learn an address there again.
+        if let Some(fdb) = fdb {
+            fdb.forget_port(port);
+        }
     }
 
     /// A port's counters; zeros for an unknown one.
     pub fn counters(&self, port: PortId) -> PortCounters {
-        let _ = port;
-        PortCounters::default()
+        match self.snapshot.load().port(port) {
+            Some(view) => view.shards.sum(),
+            None => PortCounters::default(),
+        }
     }
 
     /// Stops the workers and drops every descriptor. Also done when the engine is dropped.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        for worker in &self.workers {
+            let mut handle = worker.lock();
+            if let Some(thread) = handle.thread.take() {
+                let _ = handle.commands.send(Command::Stop);
+                let _ = handle.waker.wake();
+                if thread.join().is_err() {
+                    tracing::error!("a worker had panicked");
+                }
+            }
+        }
+        self.snapshot.store(Arc::new(Snapshot::default()));
+    }
+
+    /// Takes the queues of a port away from their workers. When it returns, nobody refers to them.
+    fn release_queues(&self, state: &mut State, port: PortId) {
+        let Some(p) = state.port(port) else { return };
+        if p.owners.is_empty() && p.view.tx.is_empty() {
+            return;
+        }
+        p.view.tx = Vec::new();
+        p.view.caps = TxCaps::NONE;
+        for worker in std::mem::take(&mut p.owners) {
+            state.load[worker] -= 1;
+            self.command(worker, Command::Remove { port });
+        }
+        self.publish(state);
+    }
+
+    fn command(&self, worker: usize, command: Command) {
+        // Fails only for a worker that has ended, which owns nothing.
+        let _ = self.workers[worker].lock().commands.send(command);
+    }
+
+    /// Makes the state the one workers run on.
+    fn publish(&self, state: &mut State) {
+        state.epoch += 1;
+        let old = self.snapshot.swap(Arc::new(state.snapshot()));
+        self.wake_and_wait(state.epoch);
+        // Dropped here, so that no worker pays for it: this may close descriptors.
+        drop(old);
+        self.graveyard.try_iter().for_each(drop);
+    }
+
+    fn wake_and_wait(&self, epoch: u64) {
+        let handles: Vec<_> = self.workers.iter().map(|w| w.lock()).collect();
+        for handle in &handles {
+            let _ = handle.waker.wake();
+        }
+        for handle in &handles {
+            let mut patience = 0;
+            let running = || handle.thread.as_ref().is_some_and(|t| !t.is_finished());
+            while handle.epoch.load(Ordering::Acquire) < epoch && running() {
+                patience += 1;
+                match patience {
+                    ..50 => std::thread::yield_now(),
+                    _ => std::thread::sleep(Duration::from_micros(100)),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl State {
+    fn bridge_slot(&self, id: BridgeId) -> Option<usize> {
+        self.bridges.iter().position(|b| b.as_ref().is_some_and(|b| b.id == id))
+    }
+
+    fn port(&mut self, id: PortId) -> Option<&mut PortState> {
+        self.ports.get_mut(id.index())?.as_mut()
+    }
+
+    fn fdb_of(&self, port: PortId) -> Option<Arc<Fdb>> {
+        let bridge = self.ports.get(port.index())?.as_ref()?.bridge;
+        let slot = self.bridge_slot(bridge)?;
+        self.bridges[slot].as_ref().map(|b| Arc::clone(&b.fdb))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let bridges = self.bridges.iter().map(|bridge| {
+            let b = bridge.as_ref()?;
+            let ports = self.ports.iter().flatten().filter(|p| p.bridge == b.id);
+            let ports = ports.map(|p| p.config.clone()).collect();
+            Some(Arc::new(Bridge::new(b.config.clone(), Arc::clone(&b.fdb), ports)))
+        });
+        let ports = self.ports.iter().map(|p| p.as_ref().map(|p| p.view.clone()));
+        Snapshot { epoch: self.epoch, ports: ports.collect(), bridges: bridges.collect() }
+    }
+}
+
+fn free_slot<T>(slots: &mut Vec<Option<T>>) -> usize {
+    slots.iter().position(Option::is_none).unwrap_or_else(|| {
+        slots.push(None);
+        slots.len() - 1
+    })
+}
+
+fn least_loaded(load: &[usize]) -> usize {
+    (0..load.len()).min_by_key(|&w| load[w]).unwrap_or(0)
+}
+
+/// The CPUs this process may run on, at least one.
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
+    let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&c| set.is_set(c)).collect();
+    if cpus.is_empty() { vec![0] } else { cpus }
 }

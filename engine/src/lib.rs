@@ -9,7 +9,10 @@
 //! Alone knows threads. The control plane talks to [`Engine`].
 
 pub mod counters;
+mod egress;
 mod engine;
+mod snapshot;
+mod worker;
 
 pub use counters::PortCounters;
 pub use engine::{BridgeId, Engine, EngineConfig, EngineEvent, PortIo};

@@ -1,1 +1,4 @@
-//! placeholder
+//! Connection tracking and address translation. Sans-IO.
+//!
+//! Not written yet: this crate holds the place that the design gives it (see `docs/architecture.md`), and
+//! nothing uses it.

@@ -1,0 +1,196 @@
+"""The switches that are compared. Each one joins two namespaces, a and b, in a third of its own."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+
+
+def run(command, check=True, timeout=30):
+    """Runs a command and returns what it printed; the error, whole, when it fails."""
+    try:
+        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(" ".join(command))
+    if check and p.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {p.stderr.strip() or p.stdout.strip()}")
+    return p.stdout
+
+
+class Netns:
+    """A network namespace by name."""
+
+    def __init__(self, name):
+        self.name = name
+        run(["ip", "netns", "add", name])
+        self.run(["ip", "link", "set", "lo", "up"])
+
+    def run(self, command, **kw):
+        return run(["ip", "netns", "exec", self.name, *command], **kw)
+
+    def popen(self, command, **kw):
+        kw.setdefault("stdout", subprocess.DEVNULL)
+        kw.setdefault("stderr", subprocess.DEVNULL)
+        return subprocess.Popen(["ip", "netns", "exec", self.name, *command], **kw)
+
+    def delete(self):
+        run(["ip", "netns", "del", self.name], check=False)
+
+
+class Peer:
+    """What all of them share."""
+
+    ip_a, ip_b = "10.77.0.1", "10.77.0.2"
+
+    def __init__(self, name, binary):
+        self.name, self.binary, self.processes = name, binary, []
+        self.dir = None
+
+    def unavailable(self):
+        """Why it cannot run here; None if it can."""
+        return None
+
+    def start(self):
+        self.dir = tempfile.mkdtemp(prefix=f"tl-bench-{self.name}-")
+        self.switch = Netns(f"{self.name}-sw")
+        self.a, self.b = Netns(f"{self.name}-a"), Netns(f"{self.name}-b")
+        self.connect()
+        deadline = time.monotonic() + 10
+        while "1 received" not in self.a.run(["ping", "-c1", "-W1", self.ip_b], check=False):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: the containers do not reach each other")
+
+    def connect(self):
+        raise NotImplementedError
+
+    def veth(self, ns, port, address):
+        """A veth pair: eth0 in the container, `port` in the switch's namespace."""
+        self.switch.run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", ns.name])
+        self.switch.run(["ip", "link", "set", port, "up"])
+        ns.run(["ip", "address", "add", f"{address}/24", "dev", "eth0"])
+        ns.run(["ip", "link", "set", "eth0", "up"])
+
+    def stop(self):
+        for p in self.processes:
+            p.terminate()
+        for p in self.processes:
+            try:
+                p.wait(5)
+            except subprocess.TimeoutExpired:
+                p.kill()
+        for ns in (getattr(self, n, None) for n in ("a", "b", "switch")):
+            if ns:
+                ns.delete()
+        if self.dir:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Bridge(Peer):
+    """The kernel's bridge with veths."""
+
+    def connect(self):
+        # Netfilter on bridges would be measured otherwise, if docker has switched it on.
+        self.switch.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=False)
+        self.switch.run(["ip", "link", "add", "br0", "type", "bridge"])
+        self.switch.run(["ip", "link", "set", "br0", "up"])
+        for ns, port, ip in ((self.a, "va", self.ip_a), (self.b, "vb", self.ip_b)):
+            self.veth(ns, port, ip)
+            self.switch.run(["ip", "link", "set", port, "master", "br0"])
+
+
+class Ovs(Peer):
+    """Open vSwitch's userspace datapath with veths. Its default cannot carry TCP between containers whose
+    offloads are left on, so that variant switches them off, as its documents advise."""
+
+    tso = False
+
+    def unavailable(self):
+        return None if shutil.which("ovs-vswitchd") or os.path.exists("/usr/sbin/ovs-vswitchd") else \
+            "openvswitch-switch is not installed"
+
+    def connect(self):
+        db, sock = f"{self.dir}/conf.db", f"unix:{self.dir}/db.sock"
+        env = dict(os.environ, OVS_RUNDIR=self.dir, OVS_LOGDIR=self.dir, OVS_DBDIR=self.dir)
+        run(["ovsdb-tool", "create", db, "/usr/share/openvswitch/vswitch.ovsschema"])
+        self.processes.append(self.switch.popen(
+            ["ovsdb-server", db, f"--remote=p{sock}", f"--unixctl={self.dir}/db.ctl"], env=env))
+        while not os.path.exists(f"{self.dir}/db.sock"):
+            time.sleep(0.05)
+
+        def vsctl(*args):
+            self.switch.run(["ovs-vsctl", f"--db={sock}", "--timeout=20", *args])
+
+        vsctl("--no-wait", "init")
+        if self.tso:
+            vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
+        self.processes.insert(0, self.switch.popen(
+            ["ovs-vswitchd", sock, f"--unixctl={self.dir}/vs.ctl"], env=env))
+        vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        for ns, port, ip in ((self.a, "va", self.ip_a), (self.b, "vb", self.ip_b)):
+            self.veth(ns, port, ip)
+            if not self.tso:
+                ns.run(["ethtool", "-K", "eth0", "tx", "off"])
+            vsctl("add-port", "br0", port)
+
+
+class OvsTso(Ovs):
+    tso = True
+
+
+class Trunkline(Peer):
+    """This project, containers on TAPs as `trunkline port add --netns` makes them, offloads as they come."""
+
+    daemon_args = []
+
+    def unavailable(self):
+        return None if os.path.exists(self.binary) else f"{self.binary} is not built"
+
+    def cli(self, *args):
+        return run([self.binary, "--run-dir", f"{self.dir}/run", *args])
+
+    def start_daemon(self):
+        self.dir = self.dir or tempfile.mkdtemp(prefix=f"tl-bench-{self.name}-")
+        if not hasattr(self, "switch"):
+            self.switch = Netns(f"{self.name}-sw")
+        log = open(f"{self.dir}/log", "w")
+        # Not through `ip netns exec`, which would unmount the namespace names from the daemon's view.
+        self.daemon = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self.switch.name}", self.binary, "--run-dir", f"{self.dir}/run",
+             "--state-dir", f"{self.dir}/state", "daemon", *self.daemon_args], stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while not os.path.exists(f"{self.dir}/run/trunkline.sock"):
+            if time.monotonic() > deadline or self.daemon.poll() is not None:
+                raise RuntimeError("the daemon does not start: " + open(f"{self.dir}/log").read())
+            time.sleep(0.05)
+
+    def connect(self):
+        self.start_daemon()
+        self.cli("bridge", "add", "br0")
+        for ns, port, ip in ((self.a, "pa", self.ip_a), (self.b, "pb", self.ip_b)):
+            self.cli("port", "add", "br0", port, "--type", "tap", "--netns", ns.name, "--ifname", "eth0",
+                     "--address", f"{ip}/24")
+
+    def stop(self):
+        if hasattr(self, "daemon"):
+            try:
+                self.cli("stop", "--release")
+                self.daemon.wait(5)
+            except (RuntimeError, TimeoutError, subprocess.TimeoutExpired):
+                self.daemon.kill()
+                self.daemon.wait()
+        super().stop()
+
+
+class TrunklineVeth(Trunkline):
+    """This project on veths, through AF_PACKET."""
+
+    def connect(self):
+        self.start_daemon()
+        self.cli("bridge", "add", "br0")
+        for ns, port, ip in ((self.a, "va", self.ip_a), (self.b, "vb", self.ip_b)):
+            self.veth(ns, port, ip)
+            self.cli("port", "add", "br0", port, "--type", "afpacket", "--interface", port)
+
+
+PEERS = {"bridge": Bridge, "ovs": Ovs, "ovs-tso": OvsTso, "trunkline": Trunkline, "trunkline-veth": TrunklineVeth}

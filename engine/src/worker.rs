@@ -1,0 +1,407 @@
+//! A worker: one thread that owns receive queues and carries each batch all the way to its egress.
+//!
+//! Nothing is handed to another thread: sending on a port is open to every worker (the kernel serialises),
+//! so a frame is received, decided on and sent by the one that owns its ingress queue.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Cache};
+use crossbeam::channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId, vlan};
+use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
+use trunkline_switch::Sink;
+
+use crate::EngineEvent;
+use crate::counters::Shard;
+use crate::egress::EgressQueues;
+use crate::snapshot::Snapshot;
+
+/// What the control plane tells a worker.
+pub(crate) enum Command {
+    /// Own this queue from now on.
+    Add { port: PortId, queue: Box<dyn RxQueue> },
+    /// Let go of every queue of the port.
+    Remove { port: PortId },
+    /// End.
+    Stop,
+}
+
+/// What the engine keeps of a worker.
+pub(crate) struct Handle {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) waker: Waker,
+    /// The epoch of the snapshot it runs on; nothing older is referred to, and every command sent before
+    /// that snapshot was published has been carried out.
+    pub(crate) epoch: Arc<AtomicU64>,
+    pub(crate) thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Free heads and tails a worker keeps (about 2 KiB and 64 KiB each, made on demand).
+const KEEP_HEADS: usize = MAX_IN_FLIGHT;
+const KEEP_TAILS: usize = 160;
+
+/// Most packets in flight at once, counting the copies of floods: bounds memory.
+const MAX_IN_FLIGHT: usize = 8192;
+
+/// How often an otherwise idle worker wakes to age the tables.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// FDB buckets looked at per housekeeping and bridge.
+const SWEEP_BUCKETS: usize = 16384;
+
+const WAKE: Token = Token(usize::MAX);
+
+struct Queue {
+    port: PortId,
+    rx: Box<dyn RxQueue>,
+    /// What epoll knows it by.
+    fd: Option<RawFd>,
+    /// May have frames: in `Worker::ready`.
+    ready: bool,
+    /// Has reported a failure that it may recover from.
+    failed: bool,
+}
+
+/// Everything a worker thread owns.
+pub(crate) struct Worker {
+    index: usize,
+    poll: Poll,
+    commands: Receiver<Command>,
+    events_out: Sender<EngineEvent>,
+    graveyard: Sender<Box<dyn RxQueue>>,
+    epoch: Arc<AtomicU64>,
+    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    clock: Instant,
+    spin: Duration,
+    queues: Vec<Option<Queue>>,
+    /// Slots of queues that may have frames.
+    ready: Vec<usize>,
+    pool: Pool,
+    batch: Batch,
+    trash: Batch,
+    egress: EgressQueues,
+    next_housekeeping: Instant,
+}
+
+/// How a worker is set up.
+pub(crate) struct Setup {
+    pub(crate) index: usize,
+    pub(crate) events: Sender<EngineEvent>,
+    /// Takes queues the worker lets go of: closing the last descriptor of a TAP takes the kernel
+    /// milliseconds, which the engine's caller may spend but a worker may not.
+    pub(crate) graveyard: Sender<Box<dyn RxQueue>>,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) clock: Instant,
+    pub(crate) spin: Duration,
+    pub(crate) cpu: Option<usize>,
+}
+
+/// Starts a worker thread.
+pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    let (commands, receiver) = crossbeam::channel::unbounded();
+    let epoch = Arc::new(AtomicU64::new(0));
+    let mut worker = Worker {
+        index: setup.index,
+        poll,
+        commands: receiver,
+        events_out: setup.events,
+        graveyard: setup.graveyard,
+        epoch: Arc::clone(&epoch),
+        snapshot: Cache::new(setup.snapshot),
+        clock: setup.clock,
+        spin: setup.spin,
+        queues: Vec::new(),
+        ready: Vec::new(),
+        pool: Pool::new(KEEP_HEADS, KEEP_TAILS),
+        batch: Batch::with_capacity(BATCH),
+        trash: Batch::with_capacity(BATCH),
+        egress: EgressQueues::new(),
+        next_housekeeping: Instant::now() + HOUSEKEEPING,
+    };
+    let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        if let Some(cpu) = setup.cpu {
+            pin(cpu);
+        }
+        worker.run();
+    })?;
+    Ok(Handle { commands, waker, epoch, thread: Some(thread) })
+}
+
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::info!(%error, cpu, "worker not pinned");
+    }
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        let mut idle_since = None;
+        loop {
+            let timeout = self.poll_timeout(&mut idle_since);
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // epoll_wait fails only for a broken descriptor; without it nothing can be received.
+                    tracing::error!(%error, worker = self.index, "worker stops: epoll failed");
+                    return;
+                }
+            }
+            let mut woken = false;
+            for event in &events {
+                if event.token() == WAKE {
+                    woken = true;
+                } else {
+                    self.mark_ready(event.token().0);
+                }
+            }
+            if woken && !self.take_commands() {
+                return;
+            }
+            self.serve_ready();
+            self.housekeeping();
+        }
+    }
+
+    /// Zero while there is work, or while the spin has not run out; else until the next housekeeping.
+    fn poll_timeout(&self, idle_since: &mut Option<Instant>) -> Duration {
+        if !self.ready.is_empty() {
+            *idle_since = None;
+            return Duration::ZERO;
+        }
+        if !self.spin.is_zero() {
+            let now = Instant::now();
+            if now.duration_since(*idle_since.get_or_insert(now)) < self.spin {
+                return Duration::ZERO;
+            }
+        }
+        self.next_housekeeping.saturating_duration_since(Instant::now())
+    }
+
+    fn mark_ready(&mut self, slot: usize) {
+        if let Some(Some(queue)) = self.queues.get_mut(slot)
+            && !queue.ready
+        {
+            queue.ready = true;
+            self.ready.push(slot);
+        }
+    }
+
+    /// Carries out what the control plane asked for, then takes up its snapshot and says so. False: stop.
+    fn take_commands(&mut self) -> bool {
+        // The snapshot first: commands sent before it was published are in the channel by then.
+        let epoch = self.snapshot.load().epoch;
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Add { port, queue } => self.add_queue(port, queue),
+                Command::Remove { port } => self.remove_queues(port),
+                Command::Stop => return false,
+            }
+        }
+        self.epoch.store(epoch, Ordering::Release);
+        true
+    }
+
+    fn add_queue(&mut self, port: PortId, rx: Box<dyn RxQueue>) {
+        let slot = match self.queues.iter().position(Option::is_none) {
+            Some(slot) => slot,
+            None => {
+                self.queues.push(None);
+                self.ready.reserve(self.queues.len());
+                self.queues.len() - 1
+            }
+        };
+        let fd = rx.poll_fd();
+        if let Some(fd) = fd
+            && let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
+        {
+            self.report(EngineEvent::PortFailed { port, error, fatal: true });
+            return;
+        }
+        self.queues[slot] = Some(Queue { port, rx, fd, ready: false, failed: false });
+        // Frames may have been waiting before epoll was told.
+        self.mark_ready(slot);
+    }
+
+    fn remove_queues(&mut self, port: PortId) {
+        for slot in 0..self.queues.len() {
+            if self.queues[slot].as_ref().is_some_and(|q| q.port == port) {
+                self.remove_queue(slot);
+            }
+        }
+    }
+
+    fn remove_queue(&mut self, slot: usize) {
+        if let Some(queue) = self.queues[slot].take() {
+            if let Some(fd) = queue.fd {
+                // A failure means that the kernel has forgotten the descriptor already.
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            }
+            self.ready.retain(|&s| s != slot);
+            // Fails only while the engine is being dropped.
+            let _ = self.graveyard.send(queue.rx);
+        }
+    }
+
+    fn report(&self, event: EngineEvent) {
+        // Fails only while the engine is being dropped.
+        let _ = self.events_out.send(event);
+    }
+
+    /// One batch from every queue that may have frames, in turn.
+    fn serve_ready(&mut self) {
+        let mut i = 0;
+        while i < self.ready.len() {
+            let slot = self.ready[i];
+            if self.serve(slot) {
+                i += 1;
+            } else {
+                // `serve` may have removed the queue, and with it the entry.
+                if self.ready.get(i) == Some(&slot) {
+                    self.ready.swap_remove(i);
+                }
+                if let Some(queue) = &mut self.queues[slot] {
+                    queue.ready = false;
+                }
+            }
+        }
+    }
+
+    /// Receives one batch and forwards it. True when the queue may have more.
+    fn serve(&mut self, slot: usize) -> bool {
+        let Some(queue) = &mut self.queues[slot] else { return false };
+        let port = queue.port;
+        let mut stats = RecvStats::default();
+        let budget = (MAX_IN_FLIGHT / self.snapshot.load().fanout(port).max(1)).clamp(1, BATCH);
+        let end = queue.rx.recv(&mut self.pool, &mut self.batch, budget, &mut stats);
+        let recovered = queue.failed && !self.batch.is_empty();
+        queue.failed &= !recovered;
+        if recovered {
+            self.report(EngineEvent::PortRecovered { port });
+        }
+        self.forward(port, &stats);
+        match end {
+            RecvEnd::More => true,
+            RecvEnd::Drained => false,
+            RecvEnd::Failed { error, fatal } => {
+                let known = self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
+                if fatal {
+                    self.remove_queue(slot);
+                }
+                if fatal || !known {
+                    self.report(EngineEvent::PortFailed { port, error, fatal });
+                }
+                false
+            }
+        }
+    }
+
+    /// Carries the received batch through the stages.
+    fn forward(&mut self, port: PortId, stats: &RecvStats) {
+        let snapshot = self.snapshot.load();
+        let Some(view) = snapshot.port(port) else {
+            self.pool.put_all(&mut self.batch);
+            return;
+        };
+        self.egress.resize(snapshot.ports.len());
+        let shard = view.shards.of(self.index);
+        shard.count_unusable(stats);
+        if self.batch.is_empty() {
+            return;
+        }
+        ingress(port, shard, &mut self.batch, &mut self.pool);
+        let mut sink = WorkerSink { shard, egress: &mut self.egress, trash: &mut self.trash };
+        match snapshot.bridges.get(view.bridge) {
+            Some(Some(bridge)) => {
+                let now = self.clock.elapsed().as_secs() as u32;
+                bridge.forward(now, port, &mut self.batch, &mut self.pool, &mut sink);
+            }
+            _ => self.batch.drain(..).for_each(|p| sink.drop(p, DropReason::NoBridge)),
+        }
+        self.pool.put_all(&mut self.trash);
+        self.egress.flush(snapshot, self.index, &mut self.pool);
+    }
+
+    fn housekeeping(&mut self) {
+        let now = Instant::now();
+        if now < self.next_housekeeping {
+            return;
+        }
+        self.next_housekeeping = now + HOUSEKEEPING;
+        // Tables are shared: one worker ages them.
+        if self.index == 0 {
+            let seconds = self.clock.elapsed().as_secs() as u32;
+            for bridge in self.snapshot.load().bridges.iter().flatten() {
+                bridge.fdb().sweep(seconds, bridge.config().ageing, SWEEP_BUCKETS);
+            }
+        }
+    }
+}
+
+/// Counts what came in, notes where, and moves the outermost tag into the metadata.
+#[inline]
+fn ingress(port: PortId, shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
+    let mut bytes = 0;
+    let mut bad = false;
+    for packet in batch.iter_mut() {
+        bytes += packet.len() as u64;
+        packet.meta_mut().in_port = port;
+        bad |= vlan::pop_tag(packet).is_err();
+    }
+    shard.rx_packets.add(batch.len() as u64);
+    shard.rx_bytes.add(bytes);
+    if bad {
+        drop_cut_tags(shard, batch, pool);
+    }
+}
+
+/// The slow half of [`ingress`]: removes the frames whose tag is cut off.
+#[cold]
+fn drop_cut_tags(shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
+    let mut i = 0;
+    while i < batch.len() {
+        match vlan::pop_tag(&mut batch[i]) {
+            // A second call pops nothing from a frame whose tag is in the metadata.
+            Ok(()) => i += 1,
+            Err(reason) => {
+                shard.drop(reason, 1);
+                pool.put(batch.remove(i));
+            }
+        }
+    }
+}
+
+struct WorkerSink<'a> {
+    shard: &'a Shard,
+    egress: &'a mut EgressQueues,
+    trash: &'a mut Batch,
+}
+
+impl Sink for WorkerSink<'_> {
+    #[inline]
+    fn send(&mut self, port: PortId, packet: Packet) {
+        self.egress.push(port, packet);
+    }
+
+    #[inline]
+    fn drop(&mut self, packet: Packet, reason: DropReason) {
+        self.shard.drop(reason, 1);
+        self.trash.push(packet);
+    }
+
+    #[inline]
+    fn replicated(&mut self, n: u64) {
+        self.shard.replicated.add(n);
+    }
+}
