@@ -244,6 +244,34 @@ impl Packet {
         Ok(())
     }
 
+    /// Appends `len` bytes of another packet, from `offset` of its frame on.
+    ///
+    /// # Errors
+    /// As [`Packet::append`], and [`DropReason::Truncated`] when the other frame is shorter. Nothing is
+    /// appended then.
+    #[inline]
+    pub fn append_range(
+        &mut self,
+        from: &Packet,
+        offset: usize,
+        len: usize,
+        pool: &mut Pool,
+    ) -> Result<(), DropReason> {
+        let end = offset + len;
+        if end > from.len() {
+            return Err(DropReason::Truncated);
+        }
+        let (head, before) = (from.head(), self.len());
+        if offset < head.len() {
+            self.append(&head[offset..end.min(head.len())], pool)?;
+        }
+        if end > head.len() {
+            let tail = &from.tail()[offset.saturating_sub(head.len())..end - head.len()];
+            self.append(tail, pool).inspect_err(|_| self.truncate(before))?;
+        }
+        Ok(())
+    }
+
     /// Copies `out.len()` bytes of the frame from `offset` on. False when the frame is shorter.
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset + out.len() > self.len() {
@@ -271,7 +299,11 @@ impl Packet {
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = &self.head()[..self.head().len().min(64)];
-        f.debug_struct("Packet").field("len", &self.len()).field("meta", self.meta()).field("head", &shown).finish()
+        f.debug_struct("Packet")
+            .field("len", &self.len())
+            .field("meta", self.meta())
+            .field("head", &shown)
+            .finish()
     }
 }
 
@@ -287,7 +319,12 @@ impl Pool {
     /// A pool that keeps at most `heads` and `tails` free buffers. Buffers are made on demand, so memory
     /// follows use.
     pub fn new(heads: usize, tails: usize) -> Pool {
-        Pool { heads: Vec::with_capacity(heads), tails: Vec::with_capacity(tails), keep_heads: heads, keep_tails: tails }
+        Pool {
+            heads: Vec::with_capacity(heads),
+            tails: Vec::with_capacity(tails),
+            keep_heads: heads,
+            keep_tails: tails,
+        }
     }
 
     /// An empty packet with fresh metadata.
@@ -422,6 +459,29 @@ mod tests {
             assert_eq!(out[..], bytes[at..at + 300]);
         }
         assert!(!p.copy_out(3701, &mut out));
+    }
+
+    #[test]
+    fn append_range_crosses_head_and_tail_or_changes_nothing() {
+        let mut pool = Pool::new(8, 8);
+        let bytes: Vec<u8> = (0..4000u32).map(|i| i as u8).collect();
+        let mut from = pool.get();
+        from.set_bytes(&bytes, &mut pool).unwrap();
+        for (at, len) in
+            [(0, 4000), (HEAD_ROOM - 1, 2), (HEAD_ROOM, 100), (10, 20), (4000, 0), (HEAD_ROOM, 0)]
+        {
+            let mut p = pool.get();
+            p.set_bytes(&[7, 7], &mut pool).unwrap();
+            p.append_range(&from, at, len, &mut pool).unwrap();
+            assert_eq!(p.to_vec(), [&[7, 7], &bytes[at..at + len]].concat());
+            pool.put(p);
+        }
+        let mut p = pool.get();
+        p.set_bytes(&vec![1; HEAD_ROOM + TAIL_ROOM - HEAD_ROOM], &mut pool).unwrap();
+        let before = p.to_vec();
+        assert_eq!(p.append_range(&from, 0, 4001, &mut pool), Err(DropReason::Truncated));
+        assert_eq!(p.append_range(&from, 0, 4000, &mut pool), Err(DropReason::Oversize));
+        assert!(p.to_vec() == before);
     }
 
     #[test]

@@ -1,1 +1,142 @@
-//! checksum
+//! The Internet checksum: ones-complement sums (RFC 1071), incremental updates (RFC 1624), and finishing
+//! the partial checksums that senders leave for later.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::{Checksum, DropReason, Packet};
+
+/// A ones-complement sum in the making. Words are added as the numbers they mean on the wire, so the
+/// result needs no byte swapping.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Zero.
+    pub const ZERO: Sum = Sum(0);
+
+    /// Adds a number of up to 32 bits, which is the same as adding its two 16-bit words.
+    #[inline]
+    #[must_use]
+    pub const fn add(self, word: u32) -> Sum {
+        Sum(self.0 + word as u64)
+    }
+
+    /// Takes a number away again.
+    #[inline]
+    #[must_use]
+    pub const fn sub(self, word: u32) -> Sum {
+        self.add(!word)
+    }
+
+    /// Adds bytes; the first is the high half of a word, and an odd last one is padded with zero.
+    #[inline]
+    #[must_use]
+    pub fn bytes(self, data: &[u8]) -> Sum {
+        self.add(u32::from(sum_bytes(data)))
+    }
+
+    /// Adds the bytes of a frame from `start` on, over head and tail. `start` past the head adds nothing.
+    #[inline]
+    #[must_use]
+    pub fn frame(self, packet: &Packet, start: usize) -> Sum {
+        let front = packet.head().get(start..).unwrap_or_default();
+        let mut sum = self.bytes(front);
+        if !packet.tail().is_empty() {
+            let tail = sum_bytes(packet.tail());
+            // Behind an odd number of bytes every tail byte has the other place in its word
+            // (RFC 1071 §2(B)).
+            sum = sum.add(u32::from(if front.len() % 2 == 0 { tail } else { tail.swap_bytes() }));
+        }
+        sum
+    }
+
+    /// The IPv4 pseudo-header (RFC 9293 §3.1, RFC 768).
+    #[inline]
+    #[must_use]
+    pub fn pseudo_v4(self, src: Ipv4Addr, dst: Ipv4Addr, proto: u8, len: u16) -> Sum {
+        self.add(src.to_bits()).add(dst.to_bits()).add(u32::from(proto)).add(u32::from(len))
+    }
+
+    /// The IPv6 pseudo-header (RFC 8200 §8.1).
+    #[inline]
+    #[must_use]
+    pub fn pseudo_v6(self, src: Ipv6Addr, dst: Ipv6Addr, proto: u8, len: u32) -> Sum {
+        self.bytes(&src.octets()).bytes(&dst.octets()).add(u32::from(proto)).add(len)
+    }
+
+    /// The sum as one word, not complemented: what a partial checksum field holds.
+    #[inline]
+    pub const fn fold(self) -> u16 {
+        let s = (self.0 >> 32) + (self.0 & 0xffff_ffff);
+        let s = (s >> 32) + (s & 0xffff_ffff);
+        let s = (s >> 16) + (s & 0xffff);
+        let s = (s >> 16) + (s & 0xffff);
+        ((s >> 16) + (s & 0xffff)) as u16
+    }
+
+    /// The complement: what a finished checksum field holds.
+    #[inline]
+    pub const fn finish(self) -> u16 {
+        !self.fold()
+    }
+}
+
+/// Sums 16-bit words in wire order. Works on 32-bit words of the machine's own order in independent
+/// 64-bit lanes, which the compiler turns into vector adds, and swaps once at the end (RFC 1071 §2(B)).
+fn sum_bytes(data: &[u8]) -> u16 {
+    const LANES: usize = 8;
+    let mut lanes = [0u64; LANES];
+    let mut chunks = data.chunks_exact(4 * LANES);
+    for chunk in &mut chunks {
+        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    let mut sum: u64 = lanes.iter().sum();
+    let (words, rest) = chunks.remainder().as_chunks::<4>();
+    for word in words {
+        sum += u64::from(u32::from_ne_bytes(*word));
+    }
+    let mut last = [0u8; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    sum += u64::from(u32::from_ne_bytes(last));
+    u16::from_be(Sum(sum).fold())
+}
+
+/// The checksum after one 16-bit word of what it covers changed (RFC 1624 §3, equation 3).
+#[inline]
+pub const fn update(check: u16, old: u16, new: u16) -> u16 {
+    Sum(0).sub(check as u32).sub(old as u32).add(new as u32).finish()
+}
+
+/// Finishes the checksum of an ordinary frame with [`Checksum::Partial`] and marks it valid. Frames with any
+/// other state are left as they are.
+///
+/// # Errors
+/// [`DropReason::BadOffload`] when the field is not in the head (headers always are),
+/// [`DropReason::Unsegmentable`] for a superframe, which has one checksum per segment.
+#[inline]
+pub fn complete(packet: &mut Packet) -> Result<(), DropReason> {
+    let offload = packet.meta().offload;
+    let Checksum::Partial { start, offset } = offload.csum else { return Ok(()) };
+    if offload.is_gso() {
+        return Err(DropReason::Unsegmentable);
+    }
+    let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
+    if field + 2 > packet.head().len() {
+        return Err(DropReason::BadOffload);
+    }
+    let mut check = Sum::ZERO.frame(packet, start).finish();
+    if check == 0 && offset == UDP_CHECK {
+        // 0 would mean "no checksum" (RFC 768); the other zero of ones-complement is as good.
+        check = 0xffff;
+    }
+    packet.head_mut()[field..field + 2].copy_from_slice(&check.to_be_bytes());
+    packet.meta_mut().offload.csum = Checksum::Valid;
+    Ok(())
+}
+
+/// Offset of the checksum in a UDP header.
+pub(crate) const UDP_CHECK: u16 = 6;
+/// Offset of the checksum in a TCP header.
+pub(crate) const TCP_CHECK: u16 = 16;

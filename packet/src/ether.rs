@@ -119,7 +119,14 @@ mod tests {
         assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
         assert_eq!("02-00-5e-10-00-ff".parse(), Ok(mac));
         assert_eq!(MacAddr::from_u64(mac.to_u64()), mac);
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "02:00-5e:10:00:ff", "+2:00:5e:10:00:ff"] {
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:ff:00",
+            "2:0:5e:10:0:ff",
+            "02:00-5e:10:00:ff",
+            "+2:00:5e:10:00:ff",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
     }

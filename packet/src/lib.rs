@@ -13,13 +13,17 @@ pub mod ether;
 pub mod headers;
 pub mod offload;
 pub mod segment;
+pub mod tag;
 pub mod vlan;
 
 pub use batch::{BATCH, Batch};
 pub use buf::{MAX_FRAME, Packet, Pool};
+pub use coalesce::coalesce;
 pub use drops::DropReason;
 pub use ether::{EtherType, MacAddr};
 pub use offload::{Checksum, Gso, GsoKind, Offload, VnetHdr};
+pub use segment::{hdr_len, l3_segment_len, segment};
+pub use tag::{pop_tag, push_tag};
 pub use vlan::{Tpid, VlanId, VlanTag};
 
 /// Index of a port in the engine's port table. Dense and reused: a slot freed by a deleted port may be

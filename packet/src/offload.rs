@@ -59,7 +59,8 @@ pub struct Offload {
 
 impl Offload {
     /// An ordinary frame with a complete checksum.
-    pub const NONE: Offload = Offload { csum: Checksum::Unknown, gso: Gso { kind: GsoKind::None, ecn: false, size: 0 } };
+    pub const NONE: Offload =
+        Offload { csum: Checksum::Unknown, gso: Gso { kind: GsoKind::None, ecn: false, size: 0 } };
 
     /// Whether the frame is a superframe.
     #[inline]
@@ -85,7 +86,8 @@ impl Offload {
     pub fn check(&self, len: usize) -> Result<(), DropReason> {
         match self.csum {
             Checksum::Partial { start, offset }
-                if usize::from(start) < crate::ether::ETH_HLEN || usize::from(start) + usize::from(offset) + 2 > len =>
+                if usize::from(start) < crate::ether::ETH_HLEN
+                    || usize::from(start) + usize::from(offset) + 2 > len =>
             {
                 return Err(DropReason::BadOffload);
             }
@@ -213,7 +215,14 @@ mod tests {
 
     #[test]
     fn vnet_round_trip() {
-        let h = VnetHdr { flags: 1, gso_type: 0x81, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };
+        let h = VnetHdr {
+            flags: 1,
+            gso_type: 0x81,
+            hdr_len: 54,
+            gso_size: 1460,
+            csum_start: 34,
+            csum_offset: 16,
+        };
         assert_eq!(VnetHdr::from_bytes(&h.to_bytes()), h);
         let o = h.to_offload(3000).unwrap();
         assert_eq!(VnetHdr::from_offload(&o, 54), h);
@@ -221,7 +230,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let ok = VnetHdr { flags: 1, gso_type: 1, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };
+        let ok =
+            VnetHdr { flags: 1, gso_type: 1, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };
         assert!(ok.to_offload(60).is_ok());
         for bad in [
             VnetHdr { gso_type: 3, ..ok },
