@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::headers::{Headers, IpVersion, proto, read16};
 use crate::{Checksum, DropReason, Packet};
 
 /// A ones-complement sum in the making. Words are added as the numbers they mean on the wire, so the
@@ -134,6 +135,27 @@ pub fn complete(packet: &mut Packet) -> Result<(), DropReason> {
     packet.head_mut()[field..field + 2].copy_from_slice(&check.to_be_bytes());
     packet.meta_mut().offload.csum = Checksum::Valid;
     Ok(())
+}
+
+/// Whether the IPv4 header checksum is right; true for IPv6, which has none.
+#[inline]
+pub fn ipv4_header_ok(head: &[u8], ip: &Headers) -> bool {
+    ip.version == IpVersion::V6
+        || head
+            .get(usize::from(ip.l3)..usize::from(ip.l4))
+            .is_some_and(|header| Sum::ZERO.bytes(header).fold() == 0xffff)
+}
+
+/// Whether the finished TCP or UDP checksum of a whole packet is right. A UDP checksum of 0 is not.
+pub fn transport_ok(packet: &Packet, ip: &Headers) -> bool {
+    let (l4, len) = (usize::from(ip.l4), packet.len());
+    if ip.end as usize != len || ip.transport_len(packet.head()).is_none() {
+        return false;
+    }
+    if ip.proto == proto::UDP && read16(packet.head(), l4 + usize::from(UDP_CHECK)) == Some(0) {
+        return false;
+    }
+    ip.pseudo(packet.head(), (len - l4) as u32).frame(packet, l4).fold() == 0xffff
 }
 
 /// Offset of the checksum in a UDP header.

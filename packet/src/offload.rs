@@ -22,6 +22,14 @@ pub enum Checksum {
     },
 }
 
+impl Checksum {
+    /// Whether the field holds a finished checksum, right or wrong.
+    #[inline]
+    pub const fn is_full(&self) -> bool {
+        !matches!(self, Checksum::Partial { .. })
+    }
+}
+
 /// What kind of superframe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]

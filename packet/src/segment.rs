@@ -247,7 +247,7 @@ fn inner(head: &[u8], len: usize, outer: &Headers, l4: usize, protocol: u8) -> O
 
 /// Puts an IP header right for segment `index`, whose frame is `len` bytes long.
 #[inline]
-fn fix_ip(head: &mut [u8], ip: &Headers, len: usize, index: usize) {
+pub(crate) fn fix_ip(head: &mut [u8], ip: &Headers, len: usize, index: usize) {
     let l3 = usize::from(ip.l3);
     match ip.version {
         IpVersion::V6 => write16(head, l3 + 4, (len - l3 - IPV6_HLEN) as u16),
