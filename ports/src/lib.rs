@@ -5,8 +5,19 @@
 //! turns kernel frames into [`Packet`]s with their offload metadata, and back.
 #![allow(unsafe_code)]
 
+pub mod afpacket;
+mod frame;
+pub mod link;
+pub mod netns;
+pub mod null;
+pub mod replay;
+mod sys;
+pub mod tap;
+pub mod tcx;
+
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use trunkline_packet::{Batch, DropReason, GsoKind, Pool};
 
@@ -27,10 +38,10 @@ pub enum RecvEnd {
     },
 }
 
-/// Frames that a receive call met but could not hand over, and how many bytes came in all.
+/// Frames that a receive call met but could not hand over.
 #[derive(Default, Debug, Clone, Copy)]
 pub struct RecvStats {
-    /// Drops by reason, few at a time: `(reason, count)`.
+    /// Frames shorter than an Ethernet header, or cut by a capture length.
     pub truncated: u32,
     /// Frames larger than the receive buffers.
     pub oversize: u32,
@@ -41,7 +52,7 @@ pub struct RecvStats {
 /// The receiving side of one queue. Owned by one worker.
 pub trait RxQueue: Send {
     /// The descriptor that becomes readable when frames are waiting; `None` for ports that always have
-    /// frames (replay).
+    /// frames (an endless replay without a pace).
     fn poll_fd(&self) -> Option<RawFd>;
 
     /// Appends up to `budget` frames to `out`. The outermost VLAN tag is left where the port found it: in
@@ -59,13 +70,17 @@ pub struct TxCaps {
     pub tso: bool,
     /// UDP superframes.
     pub uso: bool,
+    /// Superframes whose segmented headers lie behind an outer UDP or GRE header. The kernel marks them like
+    /// plain ones and refuses them when they are sent again (ENOMEM), so no port of this crate that leads
+    /// into the kernel takes them: segment them in software.
+    pub tunnel_gso: bool,
 }
 
 impl TxCaps {
     /// Takes everything as it comes.
-    pub const ALL: TxCaps = TxCaps { csum: true, tso: true, uso: true };
+    pub const ALL: TxCaps = TxCaps { csum: true, tso: true, uso: true, tunnel_gso: true };
     /// Takes only ordinary frames with complete checksums.
-    pub const NONE: TxCaps = TxCaps { csum: false, tso: false, uso: false };
+    pub const NONE: TxCaps = TxCaps { csum: false, tso: false, uso: false, tunnel_gso: false };
 
     /// Whether superframes of this kind may be sent as they are.
     #[inline]
@@ -103,3 +118,6 @@ pub trait TxQueue: Send + Sync {
         None
     }
 }
+
+/// The receiving and the sending sides of a port, one of each for every queue.
+pub type Queues = (Vec<Box<dyn RxQueue>>, Vec<Arc<dyn TxQueue>>);

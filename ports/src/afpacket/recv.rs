@@ -1,0 +1,195 @@
+//! The receiving side: recvmmsg into packets and spare tails.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::{mem, ptr};
+
+use trunkline_packet::buf::{HEAD_ROOM, TAIL_ROOM, Tail};
+use trunkline_packet::ether::ETH_HLEN;
+use trunkline_packet::{Batch, DropReason, Packet, Pool, Tpid, VlanTag, VnetHdr};
+
+use super::{CHUNK, Socket, gone};
+use crate::{RecvEnd, RecvStats, RxQueue};
+
+/// The fewest messages to prepare for.
+const FEW: usize = 4;
+
+/// Parts of a message: virtio header, head, tail.
+const PARTS: usize = 3;
+
+/// Room for one `tpacket_auxdata` and its header.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; 64]);
+
+pub(super) struct AfPacketRx {
+    socket: Arc<Socket>,
+    /// Messages to prepare for: preparing costs, so it follows what comes.
+    window: usize,
+    /// The kernel said ENETDOWN, and nothing came since.
+    down: bool,
+}
+
+impl AfPacketRx {
+    pub(super) fn new(socket: Arc<Socket>) -> AfPacketRx {
+        AfPacketRx { socket, window: FEW, down: false }
+    }
+}
+
+impl RxQueue for AfPacketRx {
+    fn poll_fd(&self) -> Option<RawFd> {
+        Some(self.socket.fd.as_raw_fd())
+    }
+
+    fn recv(&mut self, pool: &mut Pool, out: &mut Batch, budget: usize, stats: &mut RecvStats) -> RecvEnd {
+        let mut left = budget;
+        while left > 0 {
+            let want = left.min(self.window);
+            match receive(self.socket.fd.as_raw_fd(), pool, out, want, stats) {
+                Ok(n) => {
+                    self.down = false;
+                    left = left.saturating_sub(n);
+                    // A short count may hide an error behind the last frame, so ask once more.
+                    self.window = if n == want { (self.window * 2).min(CHUNK) } else { FEW };
+                }
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EAGAIN) if self.down && self.socket.is_gone() => {
+                        return RecvEnd::Failed { error: gone(), fatal: true };
+                    }
+                    Some(libc::EAGAIN) => return RecvEnd::Drained,
+                    Some(libc::EINTR) => {}
+                    // A frame whose offload virtio cannot express (SCTP); the kernel has dropped it.
+                    Some(libc::EINVAL) => {
+                        stats.bad_offload += 1;
+                        left -= 1;
+                    }
+                    Some(libc::ENETDOWN) => {
+                        self.down = true;
+                        return if self.socket.is_gone() {
+                            RecvEnd::Failed { error: gone(), fatal: true }
+                        } else {
+                            let error = io::Error::new(io::ErrorKind::NetworkDown, "the interface is down");
+                            RecvEnd::Failed { error, fatal: false }
+                        };
+                    }
+                    Some(libc::ENODEV | libc::ENXIO | libc::EBADF) => {
+                        return RecvEnd::Failed { error: gone(), fatal: true };
+                    }
+                    _ => return RecvEnd::Failed { error: e, fatal: false },
+                },
+            }
+        }
+        RecvEnd::More
+    }
+}
+
+/// One recvmmsg of up to `want` frames, appended to `out`. How many came, bad ones included.
+fn receive(
+    fd: RawFd,
+    pool: &mut Pool,
+    out: &mut Batch,
+    want: usize,
+    stats: &mut RecvStats,
+) -> io::Result<usize> {
+    let want = want.min(CHUNK);
+    let mut packets: [Option<Packet>; CHUNK] = [const { None }; CHUNK];
+    let mut tails: [Option<Tail>; CHUNK] = [const { None }; CHUNK];
+    let mut headers = [[0u8; VnetHdr::LEN]; CHUNK];
+    let mut controls = [Control([0; 64]); CHUNK];
+    let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; CHUNK];
+    // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
+    let mut messages: [libc::mmsghdr; CHUNK] = unsafe { mem::zeroed() };
+
+    for i in 0..want {
+        let head = packets[i].insert(pool.get()).rx_area();
+        let tail = tails[i].insert(pool.take_tail()).as_mut();
+        parts[i] = [
+            libc::iovec { iov_base: headers[i].as_mut_ptr().cast(), iov_len: VnetHdr::LEN },
+            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: HEAD_ROOM },
+            libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: TAIL_ROOM },
+        ];
+        let m = &mut messages[i].msg_hdr;
+        m.msg_iov = parts[i].as_mut_ptr();
+        m.msg_iovlen = PARTS as _;
+        m.msg_control = controls[i].0.as_mut_ptr().cast();
+        m.msg_controllen = controls[i].0.len() as _;
+    }
+    // SAFETY: the first `want` messages point to `parts`, `controls` and, through `parts`, to `headers` and
+    // to the memory of packets and tails, which sits on the heap and is owned by `packets` and `tails`; all of
+    // it outlives the call, nothing else refers to it, and the lengths are those of the areas.
+    let result = unsafe {
+        libc::recvmmsg(fd, messages.as_mut_ptr(), want as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+    };
+    // Taken before giving buffers back, which might change errno.
+    let result = if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) };
+    let came = *result.as_ref().unwrap_or(&0);
+
+    for i in 0..want {
+        let Some(mut packet) = packets[i].take() else { continue };
+        let verdict = match messages.get(i) {
+            Some(m) if i < came => accept(&mut packet, &headers[i], m, &mut tails[i]).map_err(Some),
+            _ => Err(None),
+        };
+        match verdict {
+            Ok(()) => out.push(packet),
+            Err(reason) => {
+                if let Some(reason) = reason {
+                    stats.count(reason);
+                }
+                pool.put(packet);
+            }
+        }
+        if let Some(tail) = tails[i].take() {
+            pool.put_tail(tail);
+        }
+    }
+    result
+}
+
+/// Makes `packet` what one message brought.
+#[inline]
+fn accept(
+    packet: &mut Packet,
+    header: &[u8; VnetHdr::LEN],
+    message: &libc::mmsghdr,
+    tail: &mut Option<Tail>,
+) -> Result<(), DropReason> {
+    if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+        return Err(DropReason::Oversize);
+    }
+    let len = (message.msg_len as usize).saturating_sub(VnetHdr::LEN);
+    if len < ETH_HLEN {
+        return Err(DropReason::Truncated);
+    }
+    // Without it a tag might be lost, and with it the VLAN: rather lose the frame.
+    let aux = auxdata(&message.msg_hdr).ok_or(DropReason::Truncated)?;
+    if aux.tp_snaplen < aux.tp_len {
+        return Err(DropReason::Truncated);
+    }
+    packet.set_received(len, tail)?;
+    let meta = packet.meta_mut();
+    meta.offload = VnetHdr::from_bytes(header).to_offload(len)?;
+    if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
+        let tpid = Tpid::from_ethertype(aux.tp_vlan_tpid).ok_or(DropReason::BadOffload)?;
+        meta.vlan = Some(VlanTag { tpid, tci: aux.tp_vlan_tci });
+    }
+    Ok(())
+}
+
+fn auxdata(message: &libc::msghdr) -> Option<libc::tpacket_auxdata> {
+    // SAFETY: the kernel has filled the control buffer, which is aligned for `cmsghdr`, and set its length;
+    // the CMSG functions stay within that length.
+    unsafe {
+        let mut c = libc::CMSG_FIRSTHDR(message);
+        while !c.is_null() {
+            let size = mem::size_of::<libc::tpacket_auxdata>() as u32;
+            let fits = (*c).cmsg_len as usize >= libc::CMSG_LEN(size) as usize;
+            if (*c).cmsg_level == libc::SOL_PACKET && (*c).cmsg_type == libc::PACKET_AUXDATA && fits {
+                return Some(ptr::read_unaligned(libc::CMSG_DATA(c).cast()));
+            }
+            c = libc::CMSG_NXTHDR(message, c);
+        }
+    }
+    None
+}

@@ -1,0 +1,100 @@
+//! The sending side: sendmmsg straight from the packets' memory.
+//!
+//! Any number of workers may send at once: all scratch space is on the stack.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::{mem, ptr};
+
+use trunkline_packet::ether::ETH_HLEN;
+use trunkline_packet::{Batch, DropReason, Packet, Pool, VnetHdr};
+
+use super::{CHUNK, Socket};
+use crate::{SendStats, TxCaps, TxQueue, frame};
+
+/// Parts of a message: virtio header, head, tail.
+const PARTS: usize = 3;
+
+pub(super) struct AfPacketTx(pub(super) Arc<Socket>);
+
+impl TxQueue for AfPacketTx {
+    fn caps(&self) -> TxCaps {
+        self.0.caps
+    }
+
+    fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
+        for chunk in batch.chunks(CHUNK) {
+            self.send_chunk(chunk, stats);
+        }
+        pool.put_all(batch);
+    }
+
+    fn mtu(&self) -> Option<u32> {
+        Some(self.0.mtu.load(Relaxed))
+    }
+}
+
+impl AfPacketTx {
+    fn send_chunk(&self, chunk: &[Packet], stats: &mut SendStats) {
+        let mut headers = [[0u8; VnetHdr::LEN]; CHUNK];
+        let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; CHUNK];
+        // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
+        let mut messages: [libc::mmsghdr; CHUNK] = unsafe { mem::zeroed() };
+        let mut count = 0;
+        for packet in chunk {
+            if packet.len() < ETH_HLEN {
+                stats.drops[DropReason::Truncated.index()] += 1;
+                continue;
+            }
+            headers[count] = frame::vnet_header(packet);
+            // The kernel only reads through these, though iovec has no const.
+            let part = |bytes: &[u8]| libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
+            parts[count] = [part(&headers[count]), part(packet.head()), part(packet.tail())];
+            messages[count].msg_hdr.msg_iov = parts[count].as_mut_ptr();
+            messages[count].msg_hdr.msg_iovlen = PARTS as _;
+            count += 1;
+        }
+
+        let mut done = 0;
+        while done < count {
+            let rest = &mut messages[done..count];
+            // SAFETY: these messages point to `parts` and, through them, to `headers` and to the packets of
+            // `chunk`; all of it outlives the call, and sendmmsg does not write to any of it but `messages`.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    self.0.fd.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as _,
+                    libc::MSG_DONTWAIT as _,
+                )
+            };
+            if sent > 0 {
+                let sent = (sent as usize).min(rest.len());
+                stats.packets += sent as u64;
+                // The kernel's count includes the virtio header.
+                let bytes =
+                    rest[..sent].iter().map(|m| u64::from(m.msg_len).saturating_sub(VnetHdr::LEN as u64));
+                stats.bytes += bytes.sum::<u64>();
+                done += sent;
+                continue;
+            }
+            let (reason, all) = match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR) => continue,
+                Some(libc::EMSGSIZE) => (DropReason::Mtu, false),
+                Some(libc::ENOBUFS) => (DropReason::EgressFull, false),
+                // The send buffer is full: the next frames fare no better.
+                Some(libc::EAGAIN) => (DropReason::EgressFull, true),
+                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => (DropReason::EgressDown, true),
+                _ => (DropReason::EgressError, false),
+            };
+            let lost = if all { count - done } else { 1 };
+            stats.drops[reason.index()] += lost as u32;
+            done += lost;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Keeps the host's stack away from an interface that a packet socket has taken over.
+//!
+//! A two-instruction program on the interface's tcx ingress hook (Linux 6.6) drops every frame. Packet
+//! sockets get theirs before that hook, so they still see all of them; IP, ARP, bridges and everything else
+//! of the host's see none. Sending is untouched.
+
+use std::ffi::c_long;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::sys;
+
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
+const BPF_LINK_CREATE: c_long = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_LINK_TYPE_TCX: u32 = 11;
+
+/// `r0 = 2 (TCX_DROP); exit`, in the kernel's eight-byte instructions, each one a native integer:
+/// opcode, registers, offset (16 bits), immediate (32 bits).
+const DROP_ALL: [[u8; 8]; 2] = {
+    let two = 2u32.to_ne_bytes();
+    [[0xb7, 0, 0, 0, two[0], two[1], two[2], two[3]], [0x95, 0, 0, 0, 0, 0, 0, 0]]
+};
+
+/// The part of `union bpf_attr` for BPF_PROG_LOAD that is used, up to `expected_attach_type`.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// The same for BPF_LINK_CREATE, with its tcx part.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    pad: u32,
+    expected_revision: u64,
+}
+
+/// The same for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` with its tcx part.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    link_type: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
+
+/// Drops everything an interface receives before the host's stack sees it, until the last descriptor of it
+/// is closed or the interface goes.
+#[derive(Debug)]
+pub struct IngressDrop(OwnedFd);
+
+impl IngressDrop {
+    /// Attaches to an interface of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN (a user namespace's do not count);
+    /// `Unsupported` before Linux 6.6; `NotFound` when there is no such interface.
+    pub fn attach(ifindex: u32) -> io::Result<IngressDrop> {
+        let program = load().map_err(explain)?;
+        let mut attr = LinkCreate {
+            prog_fd: program.as_raw_fd() as u32,
+            target_ifindex: ifindex,
+            attach_type: BPF_TCX_INGRESS,
+            flags: 0,
+            relative_fd: 0,
+            pad: 0,
+            expected_revision: 0,
+        };
+        // The link holds the program from here on.
+        Ok(IngressDrop(bpf_fd(BPF_LINK_CREATE, &mut attr).map_err(explain)?))
+    }
+
+    /// Goes on with a descriptor that another process held.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not one of [`IngressDrop::attach`]'s.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<IngressDrop> {
+        let drop = IngressDrop(fd);
+        drop.info()?;
+        Ok(drop)
+    }
+
+    /// The interface it is attached to; `None` once that is gone.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn ifindex(&self) -> io::Result<Option<u32>> {
+        Ok(Some(self.info()?.ifindex).filter(|&index| index != 0))
+    }
+
+    /// A second descriptor for a keeper to hold.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
+    fn info(&self) -> io::Result<LinkInfo> {
+        let mut info = LinkInfo::default();
+        let mut attr = GetInfo {
+            bpf_fd: self.0.as_raw_fd() as u32,
+            info_len: mem::size_of::<LinkInfo>() as u32,
+            info: (&raw mut info) as u64,
+        };
+        let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "not the descriptor of a tcx link");
+        // SAFETY: `attr` is laid out as the kernel expects; it writes at most `info_len` bytes to `info`.
+        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map_err(|e| match e.raw_os_error() {
+            Some(libc::EINVAL | libc::EBADF | libc::EBADFD) => invalid(),
+            _ => e,
+        })?;
+        if info.link_type == BPF_LINK_TYPE_TCX && info.attach_type == BPF_TCX_INGRESS {
+            Ok(info)
+        } else {
+            Err(invalid())
+        }
+    }
+}
+
+impl AsFd for IngressDrop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn load() -> io::Result<OwnedFd> {
+    let mut prog_name = [0; 16];
+    prog_name[..14].copy_from_slice(b"trunkline_drop");
+    let mut attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt: DROP_ALL.len() as u32,
+        insns: DROP_ALL.as_ptr() as u64,
+        // No helper is called, so no licence matters to the kernel.
+        license: c"MIT OR Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name,
+        prog_ifindex: 0,
+        expected_attach_type: BPF_TCX_INGRESS,
+    };
+    bpf_fd(BPF_PROG_LOAD, &mut attr)
+}
+
+/// bpf(2) with a command that answers with a new descriptor (always close-on-exec).
+fn bpf_fd<T>(command: c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: both callers lay `attr` out as the kernel expects, and its pointers are to static data.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// # Safety
+/// `attr` must be laid out as `command` expects, and what it points to be valid.
+unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: the kernel reads and writes no more than the size given; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, mem::size_of::<T>()) };
+    sys::check(result as i32)
+}
+
+fn explain(e: io::Error) -> io::Error {
+    let what = "cannot keep the host's stack off the interface";
+    match e.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS) => {
+            io::Error::new(io::ErrorKind::Unsupported, format!("{what}: needs Linux 6.6 or later (tcx)"))
+        }
+        _ => sys::context(what, e),
+    }
+}
