@@ -7,7 +7,9 @@
 //!                                             └──▶ store (state file) ──▶ events (watch streams)
 //! ```
 
+pub mod controller;
 pub mod error;
 pub mod model;
+pub mod reconcile;
 
 pub use error::{Error, ErrorKind, Result};

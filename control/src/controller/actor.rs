@@ -1,0 +1,326 @@
+//! The actor: everything here runs on its thread, one command after the other.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::plan::Plan;
+use super::validate;
+use super::{Command, Persist, Shared, gone};
+use crate::model::{BridgeSpec, BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
+use crate::reconcile::{Notice, World, down_status, inherit};
+use crate::{Error, Result};
+
+/// How long after a port went down, or the last attempt, it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often adopted interfaces are looked at.
+const CHECK: Duration = Duration::from_secs(5);
+
+pub(super) struct Actor {
+    world: Box<dyn World>,
+    persist: Persist,
+    shared: Arc<Shared>,
+    started: Instant,
+    retry_at: Option<Instant>,
+    check_at: Option<Instant>,
+    stopped: bool,
+}
+
+/// What one step of an edit takes to be undone.
+enum Undo {
+    AddBridge(String),
+    UpdateBridge(String),
+    ParkPort(String),
+    UpdatePort(String),
+    AddPort(String),
+    StaticFdb(String),
+}
+
+impl Actor {
+    pub(super) fn new(world: Box<dyn World>, persist: Persist, shared: Arc<Shared>) -> Actor {
+        Actor {
+            world,
+            persist,
+            shared,
+            started: Instant::now(),
+            retry_at: None,
+            check_at: None,
+            stopped: false,
+        }
+    }
+
+    /// Makes the world as the state file says, as far as it goes.
+    pub(super) fn load(&mut self) {
+        let desired = self.desired();
+        for (name, spec) in &desired.bridges {
+            self.world.add_bridge(name, spec);
+        }
+        for (name, spec) in &desired.ports {
+            self.world.restore_port(name, spec);
+        }
+        for (name, spec) in &desired.bridges {
+            if let Err(error) = self.world.set_static(name, &[], &spec.static_fdb) {
+                tracing::error!(bridge = name, %error, "static FDB entries not restored");
+            }
+        }
+        self.arm();
+    }
+
+    /// Carries out commands until it is stopped or nobody is left to send any.
+    pub(super) fn run(&mut self, inbox: &Receiver<Command>) {
+        while !self.stopped {
+            let due = [self.retry_at, self.check_at].into_iter().flatten().min();
+            let command = match due {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match command {
+                Ok(command) => command(self),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.stop(false);
+                    return;
+                }
+            }
+            self.tick();
+        }
+    }
+
+    /// Does what is due and sets the timers.
+    fn tick(&mut self) {
+        if self.stopped {
+            return;
+        }
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            let changed = self.world.retry();
+            self.announce_ports(&changed);
+        }
+        if self.check_at.is_some_and(|at| at <= now) {
+            self.check_at = None;
+            let changed = self.world.check();
+            self.announce_ports(&changed);
+        }
+        self.arm();
+    }
+
+    fn arm(&mut self) {
+        arm(&mut self.retry_at, self.world.has_down(), RETRY);
+        arm(&mut self.check_at, self.world.needs_check(), CHECK);
+    }
+
+    pub(super) fn edit<T>(&mut self, f: impl FnOnce(&mut Desired) -> Result<T>) -> Result<T> {
+        if self.stopped {
+            return Err(gone());
+        }
+        let old = self.desired();
+        let mut new = (*old).clone();
+        let answer = f(&mut new)?;
+        for (name, spec) in &mut new.ports {
+            if let Some(before) = old.ports.get(name) {
+                inherit(before, spec);
+            }
+        }
+        if new == *old {
+            return Ok(answer);
+        }
+        validate(&new)?;
+        for (name, spec) in &mut new.ports {
+            if old.ports.get(name) != Some(spec) {
+                self.world.complete(name, spec)?;
+            }
+        }
+        let plan = Plan::new(&old, &new);
+        let mut journal = Vec::new();
+        let done = self.realise(&plan, &old, &new, &mut journal).and_then(|()| (self.persist)(&new));
+        if let Err(error) = done {
+            self.undo(journal, &old, &new);
+            return Err(error);
+        }
+        self.world.discard_parked();
+        for name in &plan.remove_bridges {
+            self.world.remove_bridge(name);
+        }
+        self.publish(&old, new);
+        Ok(answer)
+    }
+
+    /// Carries out the plan's steps that can fail, and notes how to undo those that succeeded.
+    fn realise(&mut self, plan: &Plan, old: &Desired, new: &Desired, journal: &mut Vec<Undo>) -> Result<()> {
+        for name in &plan.add_bridges {
+            self.world.add_bridge(name, &new.bridges[name]);
+            journal.push(Undo::AddBridge(name.clone()));
+        }
+        for name in &plan.update_bridges {
+            self.world.update_bridge(name, &new.bridges[name]);
+            journal.push(Undo::UpdateBridge(name.clone()));
+        }
+        for name in &plan.park_ports {
+            self.world.park_port(name);
+            journal.push(Undo::ParkPort(name.clone()));
+        }
+        for name in &plan.update_ports {
+            self.world.update_port(name, &new.ports[name])?;
+            journal.push(Undo::UpdatePort(name.clone()));
+        }
+        for name in &plan.add_ports {
+            self.world.add_port(name, &new.ports[name])?;
+            journal.push(Undo::AddPort(name.clone()));
+        }
+        for name in &plan.static_fdb {
+            // Noted first: a table that is full may have taken some of the entries.
+            journal.push(Undo::StaticFdb(name.clone()));
+            self.world.set_static(name, &statics(old, name).static_fdb, &new.bridges[name].static_fdb)?;
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self, journal: Vec<Undo>, old: &Desired, new: &Desired) {
+        let mut rewrite = Vec::new();
+        for step in journal.into_iter().rev() {
+            match step {
+                Undo::AddBridge(name) => self.world.remove_bridge(&name),
+                Undo::UpdateBridge(name) => self.world.update_bridge(&name, &old.bridges[&name]),
+                Undo::ParkPort(name) => self.world.unpark_port(&name),
+                Undo::UpdatePort(name) => {
+                    if let Err(error) = self.world.update_port(&name, &old.ports[&name]) {
+                        tracing::error!(port = name, %error, "a failed edit could not be undone");
+                    }
+                }
+                Undo::AddPort(name) => self.world.remove_port(&name),
+                Undo::StaticFdb(name) => rewrite.push(name),
+            }
+        }
+        // Only now do the ports of the old entries exist again.
+        for name in rewrite {
+            let (gone, now) = (statics(new, &name), statics(old, &name));
+            if old.bridges.contains_key(&name)
+                && let Err(error) = self.world.set_static(&name, &gone.static_fdb, &now.static_fdb)
+            {
+                tracing::error!(bridge = name, %error, "a failed edit of static entries could not be undone");
+            }
+        }
+    }
+
+    fn publish(&mut self, old: &Desired, new: Desired) {
+        let new = Arc::new(new);
+        let revision = {
+            let mut current = self.shared.current.write();
+            current.0 += 1;
+            current.1 = new.clone();
+            current.0
+        };
+        self.shared.emit(Event::Revision { revision });
+        for name in new.bridges.keys() {
+            let members = |d: &Desired| d.ports.iter().filter(|(_, s)| s.bridge == *name).count();
+            if old.bridges.get(name) != new.bridges.get(name) || members(old) != members(&new) {
+                let status = self.bridge_status(&new, name);
+                self.shared.emit(Event::Bridge(Box::new(status)));
+            }
+        }
+        let changed: Vec<_> =
+            new.ports.iter().filter(|(n, s)| old.ports.get(*n) != Some(s)).map(|(n, _)| n.clone()).collect();
+        self.announce_ports(&changed);
+        for name in old.ports.keys().filter(|n| !new.ports.contains_key(*n)) {
+            self.shared.emit(Event::PortGone { name: name.clone() });
+        }
+        for name in old.bridges.keys().filter(|n| !new.bridges.contains_key(*n)) {
+            self.shared.emit(Event::BridgeGone { name: name.clone() });
+        }
+    }
+
+    fn announce_ports(&self, names: &[String]) {
+        for name in names {
+            if let Some(status) = self.world.port_status(name) {
+                self.shared.emit(Event::Port(Box::new(status)));
+            }
+        }
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        if !self.stopped {
+            let changed = self.world.notice(notice);
+            self.announce_ports(&changed);
+        }
+    }
+
+    pub(super) fn bridges(&self) -> Vec<BridgeStatus> {
+        let desired = self.desired();
+        desired.bridges.keys().map(|name| self.bridge_status(&desired, name)).collect()
+    }
+
+    fn bridge_status(&self, desired: &Desired, name: &str) -> BridgeStatus {
+        BridgeStatus {
+            name: name.to_owned(),
+            spec: statics(desired, name),
+            ports: desired.ports.iter().filter(|(_, s)| s.bridge == name).map(|(n, _)| n.clone()).collect(),
+            macs: self.world.bridge_macs(name),
+        }
+    }
+
+    pub(super) fn ports(&self) -> Vec<PortStatus> {
+        let desired = self.desired();
+        let unknown = Error::failed("the port is not realised");
+        let status = |(name, spec): (&String, _)| {
+            self.world.port_status(name).unwrap_or_else(|| down_status(name, spec, &unknown))
+        };
+        desired.ports.iter().map(status).collect()
+    }
+
+    pub(super) fn fdb(&self, bridge: &str) -> Result<Vec<FdbRow>> {
+        self.world.fdb(bridge).ok_or_else(|| no_bridge(bridge))
+    }
+
+    pub(super) fn fdb_flush(&mut self, bridge: &str, vlan: Option<u16>, port: Option<&str>) -> Result<u64> {
+        let desired = self.desired();
+        if !desired.bridges.contains_key(bridge) {
+            return Err(no_bridge(bridge));
+        }
+        if let Some(port) = port
+            && desired.ports.get(port).is_none_or(|spec| spec.bridge != bridge)
+        {
+            return Err(Error::not_found(format!("bridge {bridge} has no port {port}"))
+                .hint(format!("see: trunkline bridge show {bridge}")));
+        }
+        Ok(self.world.fdb_flush(bridge, vlan, port))
+    }
+
+    pub(super) fn stats(&self) -> Vec<PortStats> {
+        self.world.stats()
+    }
+
+    pub(super) fn status(&self) -> DaemonStatus {
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            workers: self.world.workers(),
+            revision: self.shared.current.read().0,
+        }
+    }
+
+    pub(super) fn stop(&mut self, release: bool) {
+        if !self.stopped {
+            self.stopped = true;
+            self.world.stop(release);
+        }
+    }
+
+    fn desired(&self) -> Arc<Desired> {
+        self.shared.current.read().1.clone()
+    }
+}
+
+/// A timer that keeps running while it is wanted, and is off while it is not.
+fn arm(timer: &mut Option<Instant>, wanted: bool, period: Duration) {
+    *timer = wanted.then(|| timer.unwrap_or_else(|| Instant::now() + period));
+}
+
+fn statics(desired: &Desired, bridge: &str) -> BridgeSpec {
+    desired.bridges.get(bridge).cloned().unwrap_or_default()
+}
+
+fn no_bridge(name: &str) -> Error {
+    Error::not_found(format!("there is no bridge {name}")).hint("see: trunkline bridge list")
+}
