@@ -3,7 +3,8 @@
 //! In order: coalesce, MTU, tag into the bytes, segment or complete the checksum only if the port cannot
 //! do it, send.
 
-use trunkline_packet::{Batch, Checksum, DropReason, GsoKind, Packet, Pool, PortId, segment, vlan};
+use trunkline_packet::headers::Headers;
+use trunkline_packet::{Batch, Checksum, DropReason, GsoKind, Packet, Pool, PortId, segment, tag};
 use trunkline_ports::{SendStats, TxQueue};
 
 use crate::counters::Shard;
@@ -96,10 +97,7 @@ impl Egress<'_> {
             }
         }
         for packet in batch.drain(..) {
-            if let Err((packet, reason)) = self.prepare(packet, queue) {
-                self.shard.drop(reason, 1);
-                self.pool.put(packet);
-            }
+            self.prepare(packet, queue);
         }
         self.send_ready(queue);
     }
@@ -107,19 +105,19 @@ impl Egress<'_> {
     /// Makes one packet fit and appends it to `ready`; a superframe that must be segmented is sent at once,
     /// by itself, so that it counts as one packet.
     #[inline]
-    fn prepare(&mut self, mut packet: Packet, queue: &dyn TxQueue) -> Result<(), (Packet, DropReason)> {
+    fn prepare(&mut self, mut packet: Packet, queue: &dyn TxQueue) {
         if segment::l3_segment_len(&packet) > self.view.mtu as usize {
-            return Err((packet, DropReason::Mtu));
+            return self.lose(packet, DropReason::Mtu);
         }
         if packet.meta().vlan.is_some()
-            && let Err(reason) = vlan::push_tag(&mut packet)
+            && let Err(reason) = tag::push_tag(&mut packet)
         {
-            return Err((packet, reason));
+            return self.lose(packet, reason);
         }
         let offload = &packet.meta().offload;
         let caps = self.view.caps;
         let must_segment = offload.gso.kind != GsoKind::None
-            && (!caps.gso(offload.gso.kind) || segment::is_inner_gso(&packet));
+            && (!caps.gso(offload.gso.kind) || (!caps.tunnel_gso && is_encapsulated(&packet)));
         if must_segment {
             self.send_ready(queue);
             return self.send_segmented(packet, queue);
@@ -128,14 +126,20 @@ impl Egress<'_> {
             && matches!(offload.csum, Checksum::Partial { .. })
             && let Err(reason) = trunkline_packet::checksum::complete(&mut packet)
         {
-            return Err((packet, reason));
+            return self.lose(packet, reason);
         }
         self.ready.push(packet);
-        Ok(())
     }
 
-    fn send_segmented(&mut self, packet: Packet, queue: &dyn TxQueue) -> Result<(), (Packet, DropReason)> {
-        segment::segment(packet, self.pool, self.segments, !self.view.caps.csum)?;
+    fn lose(&mut self, packet: Packet, reason: DropReason) {
+        self.shard.drop(reason, 1);
+        self.pool.put(packet);
+    }
+
+    fn send_segmented(&mut self, packet: Packet, queue: &dyn TxQueue) {
+        if let Err(reason) = segment::segment(packet, self.pool, self.segments, !self.view.caps.csum) {
+            return self.shard.drop(reason, 1);
+        }
         let mut stats = SendStats::default();
         queue.send(self.pool, self.segments, &mut stats);
         self.shard.tx_frames.add(stats.packets);
@@ -145,7 +149,6 @@ impl Egress<'_> {
             None => self.shard.tx_packets.add(1),
             Some(&reason) => self.shard.drop(reason, 1),
         }
-        Ok(())
     }
 
     fn send_ready(&mut self, queue: &dyn TxQueue) {
@@ -166,5 +169,14 @@ impl Egress<'_> {
                 }
             }
         }
+    }
+}
+
+/// Whether a superframe is to be segmented by headers inside an outer UDP or GRE header. The kernel names
+/// only the inner kind, and refuses such a frame when it is given back as it came (ENOMEM).
+fn is_encapsulated(packet: &Packet) -> bool {
+    match (packet.meta().offload.csum, Headers::parse(packet)) {
+        (Checksum::Partial { start, .. }, Some(headers)) => headers.l4 != start,
+        _ => false,
     }
 }

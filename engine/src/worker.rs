@@ -13,7 +13,7 @@ use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId, vlan};
+use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId, tag};
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
 use trunkline_switch::Sink;
 
@@ -357,7 +357,7 @@ fn ingress(port: PortId, shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
     for packet in batch.iter_mut() {
         bytes += packet.len() as u64;
         packet.meta_mut().in_port = port;
-        bad |= vlan::pop_tag(packet).is_err();
+        bad |= tag::pop_tag(packet).is_err();
     }
     shard.rx_packets.add(batch.len() as u64);
     shard.rx_bytes.add(bytes);
@@ -371,7 +371,7 @@ fn ingress(port: PortId, shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
 fn drop_cut_tags(shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
     let mut i = 0;
     while i < batch.len() {
-        match vlan::pop_tag(&mut batch[i]) {
+        match tag::pop_tag(&mut batch[i]) {
             // A second call pops nothing from a frame whose tag is in the metadata.
             Ok(()) => i += 1,
             Err(reason) => {

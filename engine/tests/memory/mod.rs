@@ -1,0 +1,164 @@
+//! A port made of memory, to drive the engine without a kernel interface.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::SegQueue;
+use rustix::event::{EventfdFlags, eventfd};
+use trunkline_engine::{Engine, PortIo};
+use trunkline_packet::{Batch, DropReason, Pool, PortId};
+use trunkline_ports::{RecvEnd, RecvStats, RxQueue, SendStats, TxCaps, TxQueue};
+
+/// Both ends of the port: what a test puts in and takes out.
+pub struct Wire {
+    rx: SegQueue<Vec<u8>>,
+    pub tx: SegQueue<Vec<u8>>,
+    ready: OwnedFd,
+    pub broken: AtomicBool,
+    caps: TxCaps,
+}
+
+impl Wire {
+    pub fn new(caps: TxCaps) -> Arc<Wire> {
+        let ready = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+        Arc::new(Wire { rx: SegQueue::new(), tx: SegQueue::new(), ready, broken: AtomicBool::new(false), caps })
+    }
+
+    /// A frame arrives from outside.
+    pub fn inject(&self, frame: Vec<u8>) {
+        self.rx.push(frame);
+        self.kick();
+    }
+
+    pub fn kick(&self) {
+        rustix::io::write(&self.ready, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    /// The next frame the switch sent here, within a second.
+    pub fn take(&self) -> Option<Vec<u8>> {
+        let end = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < end {
+            if let Some(frame) = self.tx.pop() {
+                return Some(frame);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        None
+    }
+
+    pub fn io(self: &Arc<Wire>) -> PortIo {
+        PortIo { rx: vec![Box::new(WireRx(Arc::clone(self)))], tx: vec![Arc::new(WireTx(Arc::clone(self)))] }
+    }
+}
+
+struct WireRx(Arc<Wire>);
+
+impl RxQueue for WireRx {
+    fn poll_fd(&self) -> Option<RawFd> {
+        Some(self.0.ready.as_raw_fd())
+    }
+
+    fn recv(&mut self, pool: &mut Pool, out: &mut Batch, budget: usize, _: &mut RecvStats) -> RecvEnd {
+        let _ = rustix::io::read(&self.0.ready, &mut [0u8; 8]);
+        if self.0.broken.load(Ordering::Relaxed) {
+            return RecvEnd::Failed { error: io::Error::other("cable cut"), fatal: true };
+        }
+        for _ in 0..budget {
+            let Some(frame) = self.0.rx.pop() else { return RecvEnd::Drained };
+            let mut packet = pool.get();
+            packet.set_bytes(&frame, pool).unwrap();
+            out.push(packet);
+        }
+        RecvEnd::More
+    }
+}
+
+struct WireTx(Arc<Wire>);
+
+impl TxQueue for WireTx {
+    fn caps(&self) -> TxCaps {
+        self.0.caps
+    }
+
+    fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
+        for packet in batch.drain(..) {
+            stats.packets += 1;
+            stats.bytes += packet.len() as u64;
+            self.0.tx.push(packet.to_vec());
+            pool.put(packet);
+        }
+    }
+}
+
+/// Brings the same frames for ever, as fast as they are taken, and takes everything.
+pub struct Source {
+    pub frames: Vec<Vec<u8>>,
+    pub next: usize,
+    pub go: Arc<AtomicBool>,
+    pub ready: OwnedFd,
+}
+
+impl RxQueue for Source {
+    fn poll_fd(&self) -> Option<RawFd> {
+        Some(self.ready.as_raw_fd())
+    }
+
+    fn recv(&mut self, pool: &mut Pool, out: &mut Batch, budget: usize, _: &mut RecvStats) -> RecvEnd {
+        if !self.go.load(Ordering::Relaxed) {
+            let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
+            return RecvEnd::Drained;
+        }
+        for _ in 0..budget {
+            let mut packet = pool.get();
+            packet.set_bytes(&self.frames[self.next], pool).unwrap();
+            self.next = (self.next + 1) % self.frames.len();
+            out.push(packet);
+        }
+        RecvEnd::More
+    }
+}
+
+/// Counts and forgets.
+#[derive(Default)]
+pub struct Sink(pub AtomicU64);
+
+impl TxQueue for Sink {
+    fn caps(&self) -> TxCaps {
+        TxCaps::ALL
+    }
+
+    fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
+        stats.packets += batch.len() as u64;
+        stats.bytes += batch.iter().map(|p| p.len() as u64).sum::<u64>();
+        self.0.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        pool.put_all(batch);
+    }
+}
+
+/// An Ethernet frame of 64 bytes with an experimental EtherType.
+pub fn frame(dst: u8, src: u8) -> Vec<u8> {
+    let mut f = vec![0u8; 64];
+    f[..6].copy_from_slice(&if dst == 255 { [255; 6] } else { [2, 0, 0, 0, 0, dst] });
+    f[6..12].copy_from_slice(&[2, 0, 0, 0, 0, src]);
+    f[12..14].copy_from_slice(&[0x88, 0xb5]);
+    f
+}
+
+/// `rx + replicated = tx + absorbed + drops` over these ports, once they are quiet.
+pub fn assert_conserved(engine: &Engine, ports: &[PortId]) {
+    let (mut came, mut went) = (0, 0);
+    for &port in ports {
+        let c = engine.counters(port);
+        came += c.rx_packets + c.replicated;
+        went += c.tx_packets + c.absorbed + c.drops.iter().sum::<u64>();
+    }
+    assert_eq!(came, went);
+}
+
+pub fn drops(engine: &Engine, port: PortId, reason: DropReason) -> u64 {
+    engine.counters(port).drops[reason.index()]
+}
