@@ -47,6 +47,12 @@ impl Error {
         self
     }
 
+    /// Says in front where it went wrong: `place: message`.
+    pub fn within(mut self, place: impl std::fmt::Display) -> Error {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
     /// A request that makes no sense.
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Invalid, message)

@@ -9,7 +9,10 @@
 
 pub mod controller;
 pub mod error;
+pub mod files;
 pub mod model;
 pub mod reconcile;
+pub mod store;
+pub mod validate;
 
 pub use error::{Error, ErrorKind, Result};

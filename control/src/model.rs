@@ -1,6 +1,9 @@
 //! The objects of the API, of the state file and of `trunkline apply` files: one set of types for all three.
 //!
-//! Desired state is what somebody asked for; observed state is what is. Both are plain data.
+//! Desired state is what somebody asked for; observed state is what is. Both are plain data. [`keys`] says
+//! which keys each object has, so that a misspelt one is refused by name.
+
+pub mod keys;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -74,12 +77,11 @@ impl Default for BridgeSpec {
 
 /// A static FDB entry.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(from = "keys::FdbKeys", rename_all = "kebab-case")]
 pub struct StaticFdb {
     /// The address, six hex bytes.
     pub mac: String,
     /// 0 to 4094.
-    #[serde(default)]
     pub vlan: u16,
     /// Name of a port of the bridge.
     pub port: String,
@@ -112,22 +114,25 @@ pub enum VlanMode {
     Dot1qTunnel,
 }
 
-/// A desired port.
+/// A desired port. Written flat: what only one sort of port has stands beside the rest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(try_from = "keys::PortKeys", rename_all = "kebab-case")]
 pub struct PortSpec {
     /// Who made it. Not part of files given to `apply`.
     #[serde(default)]
     pub owner: Owner,
     /// Name of its bridge.
     pub bridge: String,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub kind: PortKind,
     /// VLAN 1 to 4094 of an access, native or tunnel port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
     /// VLANs of a trunk or native port: "10,20-30"; absent: all. 0 stands for untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunks: Option<String>,
-    /// Absent: access if `vlan` is given alone, native-tagged... see validate: as Open vSwitch decides.
+    /// Absent: as Open vSwitch decides, see [`crate::validate::vlan_mode`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan_mode: Option<VlanMode>,
     /// Exchanges frames only with ports that are not isolated.
@@ -154,9 +159,6 @@ pub struct PortSpec {
     /// Free words about the port, e.g. `container=web`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What it is made of.
-    #[serde(flatten)]
-    pub kind: PortKind,
 }
 
 fn is_false(b: &bool) -> bool {
@@ -168,7 +170,7 @@ fn is_default_offload(o: &OffloadMode) -> bool {
 }
 
 /// The sort of port, with what only that sort has.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum PortKind {
     /// A TAP interface, usually a container's eth0.
@@ -184,24 +186,24 @@ pub enum PortKind {
 }
 
 /// A TAP port.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TapSpec {
     /// A name (as in `ip netns`), an absolute path, or a pid; absent: the daemon's own namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
     /// Identity of the namespace a pid or path meant when the port was added, as `dev:ino`; set by the
     /// daemon. A namespace with another identity is not the same container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub netns_id: Option<String>,
     /// Name of the interface, at most 15 bytes; absent: the port's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
     /// Take over an existing persistent TAP of that name in the daemon's namespace instead of making one.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_false")]
     pub adopt: bool,
     /// Queues, 1 to 256; absent: 1. Fixed when the interface is made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
     /// Layer 3 settings of the interface.
     #[serde(flatten)]
@@ -209,14 +211,14 @@ pub struct TapSpec {
 }
 
 /// The bridge's own interface.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct HostSpec {
     /// Name of the interface, at most 15 bytes; absent: the port's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
     /// Queues, 1 to 256; absent: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
     /// Layer 3 settings of the interface.
     #[serde(flatten)]
@@ -224,45 +226,45 @@ pub struct HostSpec {
 }
 
 /// What the interface is set to when it is made.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LinkSpec {
     /// Addresses with prefix length, v4 and v6.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
     /// Default gateways, at most one of each family.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
     /// The interface's address; absent: drawn once and kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// 68 to 65535; absent: 1500. Below 1280 is refused with an IPv6 address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
 }
 
 /// An interface taken over.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct AfpacketSpec {
     /// Its name in the daemon's namespace.
     pub interface: String,
     /// Take it even though it carries addresses.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_false")]
     pub force: bool,
 }
 
 /// A replay port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ReplaySpec {
     /// A pcap file, read once into memory.
     pub file: String,
     /// Frames per second; absent or 0: as fast as the worker takes them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u64>,
     /// How often the file is played; absent or 0: without end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }
 

@@ -1,0 +1,138 @@
+//! `trunkline apply`: what a file makes of the present state.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use serde::Serialize;
+
+use crate::model::{Desired, Owner};
+use crate::reconcile::inherit;
+use crate::{Error, Result};
+
+/// The state after `file` is applied to `current`, and what changes, in words.
+///
+/// Objects of the file belong to it from then on: those of the command line are taken over, those of
+/// another owner must be as the file says and stay that owner's. What earlier files made and this one does
+/// not name is removed.
+///
+/// # Errors
+/// When the file would change an object of docker or CNI, or takes away a bridge that ports of another
+/// owner are on.
+pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<String>)> {
+    let mut merged = current.clone();
+    let mut changes = Vec::new();
+    remove_missing(&mut merged, &file, &mut changes);
+    for (name, mut spec) in file.bridges {
+        spec.owner = Owner::Config;
+        let old = current.bridges.get(&name);
+        if let Some(owner) = merge_one("bridge", &name, old, |b| b.owner, &spec, &mut changes)? {
+            spec.owner = owner;
+        }
+        merged.bridges.insert(name, spec);
+    }
+    for (name, mut spec) in file.ports {
+        spec.owner = Owner::Config;
+        let old = current.ports.get(&name);
+        if let Some(old) = old {
+            inherit(old, &mut spec);
+        }
+        if let Some(owner) = merge_one("port", &name, old, |p| p.owner, &spec, &mut changes)? {
+            spec.owner = owner;
+        }
+        merged.ports.insert(name, spec);
+    }
+    for (name, port) in &merged.ports {
+        if current.bridges.contains_key(&port.bridge) && !merged.bridges.contains_key(&port.bridge) {
+            return Err(Error::conflict(format!(
+                "bridge {} is not in the file, but port {name} (owner: {}) is on it",
+                port.bridge,
+                owner_name(port.owner)
+            ))
+            .hint(format!("keep the bridge in the file, or remove the port: trunkline port del {name}")));
+        }
+    }
+    Ok((merged, changes))
+}
+
+/// Takes away what earlier files made and this one does not name.
+fn remove_missing(merged: &mut Desired, file: &Desired, changes: &mut Vec<String>) {
+    let gone = |owner: Owner, kept: bool| owner == Owner::Config && !kept;
+    let ports: BTreeSet<String> = merged
+        .ports
+        .iter()
+        .filter(|(name, port)| gone(port.owner, file.ports.contains_key(*name)))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in &ports {
+        merged.remove_port(name);
+        changes.push(format!("removed port {name}"));
+    }
+    merged.bridges.retain(|name, bridge| {
+        let gone = gone(bridge.owner, file.bridges.contains_key(name));
+        if gone {
+            changes.push(format!("removed bridge {name}"));
+        }
+        !gone
+    });
+}
+
+/// Notes what changes; returns the owner to keep, if another one's object is as the file says.
+fn merge_one<T: Serialize + PartialEq>(
+    kind: &str,
+    name: &str,
+    old: Option<&T>,
+    owner: impl Fn(&T) -> Owner,
+    new: &T,
+    changes: &mut Vec<String>,
+) -> Result<Option<Owner>> {
+    let Some(old) = old else {
+        changes.push(format!("added {kind} {name}"));
+        return Ok(None);
+    };
+    let keys = differing_keys(old, new);
+    let foreign = matches!(owner(old), Owner::Docker | Owner::Cni).then(|| owner(old));
+    if keys.is_empty() {
+        return Ok(foreign);
+    }
+    if let Some(owner) = foreign {
+        return Err(Error::conflict(format!(
+            "{kind} {name} belongs to {} and differs from the file in {}",
+            owner_name(owner),
+            keys.join(", ")
+        ))
+        .hint(format!("leave it out of the file, or remove it where it was made ({})", owner_name(owner))));
+    }
+    changes.push(format!("changed {kind} {name} ({})", keys.join(", ")));
+    Ok(None)
+}
+
+/// The keys, apart from the owner, whose values are not the same.
+fn differing_keys<T: Serialize>(old: &T, new: &T) -> Vec<String> {
+    let map = |object: &T| match serde_json::to_value(object) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => unreachable!("bridges and ports are written as maps"),
+    };
+    let (old, new) = (map(old), map(new));
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).filter(|k| *k != "owner").collect();
+    keys.into_iter().filter(|k| old.get(*k) != new.get(*k)).cloned().collect()
+}
+
+fn owner_name(owner: Owner) -> impl Display {
+    match owner {
+        Owner::Cli => "cli",
+        Owner::Config => "config",
+        Owner::Docker => "docker",
+        Owner::Cni => "cni",
+    }
+}
+
+impl Desired {
+    /// Removes a port and the static entries that point to it. False when there is none.
+    pub fn remove_port(&mut self, name: &str) -> bool {
+        let port = self.ports.remove(name);
+        for bridge in self.bridges.values_mut() {
+            bridge.static_fdb.retain(|entry| entry.port != name);
+        }
+        port.is_some()
+    }
+}
