@@ -68,10 +68,10 @@ pub struct Packet(Box<Buf>);
 /// A tail that nobody else refers to, to be filled by a receive call.
 pub struct Tail(TailData);
 
-impl Tail {
+impl AsMut<[u8; TAIL_ROOM]> for Tail {
     /// The bytes to fill.
     #[inline]
-    pub fn as_mut(&mut self) -> &mut [u8; TAIL_ROOM] {
+    fn as_mut(&mut self) -> &mut [u8; TAIL_ROOM] {
         // A `Tail` is made only from an unshared Arc and cannot be cloned.
         Arc::get_mut(&mut self.0.0).expect("a spare tail is never shared")
     }

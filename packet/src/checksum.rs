@@ -162,3 +162,83 @@ pub fn transport_ok(packet: &Packet, ip: &Headers) -> bool {
 pub(crate) const UDP_CHECK: u16 = 6;
 /// Offset of the checksum in a TCP header.
 pub(crate) const TCP_CHECK: u16 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pool;
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        // RFC 1071 §3.
+        let data = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::ZERO.bytes(&data).fold(), 0xddf2);
+        assert_eq!(Sum::ZERO.bytes(&data).finish(), !0xddf2);
+    }
+
+    #[test]
+    fn every_length_and_alignment_equals_the_plain_sum() {
+        let data: Vec<u8> = (0..300u32).map(|i| (i * i + 7 * i) as u8 | 0x80).collect();
+        for start in 0..9 {
+            for end in start..data.len() {
+                let slice = &data[start..end];
+                let plain = slice.chunks(2).fold(Sum::ZERO, |sum, pair| {
+                    sum.add(u32::from(pair[0]) << 8).add(pair.get(1).map_or(0, |b| u32::from(*b)))
+                });
+                assert_eq!(Sum::ZERO.bytes(slice).fold(), plain.fold(), "{start}..{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_sum_does_not_overflow() {
+        assert_eq!(Sum::ZERO.bytes(&[0xff; 65536]).fold(), 0xffff);
+        assert_eq!(Sum::ZERO.add(u32::MAX).add(u32::MAX).fold(), 0xffff);
+        assert_eq!(Sum(u64::MAX).fold(), 0xffff);
+    }
+
+    #[test]
+    fn a_sum_over_head_and_tail_at_an_odd_boundary() {
+        let mut pool = Pool::new(1, 1);
+        let mut packet = pool.get();
+        for len in [1000, 1921, 4000, 4001] {
+            let data: Vec<u8> = (0..len as u32).map(|i| (i * 37) as u8).collect();
+            packet.set_bytes(&data, &mut pool).unwrap();
+            for start in [0, 1, 13, 14, 500, 501] {
+                let want = Sum::ZERO.bytes(&data[start..]).fold();
+                assert_eq!(Sum::ZERO.frame(&packet, start).fold(), want, "{len} from {start}");
+            }
+        }
+    }
+
+    #[test]
+    fn update_equals_a_new_sum() {
+        // RFC 1624 §4: the example that equation 2 of RFC 1141 gets wrong.
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+        let mut words = [0x4500u16, 0x1234, 0, 0xffff, 0x4006];
+        let sum = |w: &[u16]| w.iter().fold(Sum::ZERO, |s, w| s.add(u32::from(*w))).finish();
+        let mut check = sum(&words);
+        for new in [0, 1, 0xfffe, 0xffff, 0x1234, 0x8000] {
+            for i in 0..words.len() {
+                check = update(check, words[i], new);
+                words[i] = new;
+                if words.iter().any(|w| *w != 0) {
+                    assert_eq!(check, sum(&words));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_outside_the_head_is_refused() {
+        let mut pool = Pool::new(1, 1);
+        let mut packet = pool.get();
+        packet.set_bytes(&[0; 100], &mut pool).unwrap();
+        for (start, offset, ok) in
+            [(34, 16, true), (98, 0, true), (98, 1, false), (99, 0, false), (65535, 65535, false)]
+        {
+            packet.meta_mut().offload.csum = Checksum::Partial { start, offset };
+            assert_eq!(complete(&mut packet).is_ok(), ok, "{start} {offset}");
+        }
+    }
+}

@@ -4,9 +4,8 @@
 //! Theory of operation. One pass over the batch keeps a few open *runs*, each the last frame of a flow that
 //! more may be added to. A frame of a flow that has a run either joins it or closes it, so frames of one
 //! flow never overtake each other; fragments and whatever does not parse, whose flow is not known, close all
-//! runs. Headers are put
-//! right once, when a run closes. Work is linear in the bytes of the batch: there is a fixed number of
-//! runs, a payload is summed at most twice and copied at most once.
+//! runs. Headers are put right once, when a run closes. Work is linear in the bytes of the batch: there is a
+//! fixed number of runs, a payload is summed at most twice and copied at most once.
 //!
 //! Two frames merge unless one of these holds:
 //! - **Flow.** They differ in link addresses, VLAN tags (in metadata or bytes), IP version, addresses,

@@ -183,7 +183,7 @@ impl Headers {
     /// Walks the extension headers (RFC 8200 §4). A chain longer than [`MAX_EXTENSIONS`] is malformed.
     fn extensions(&mut self, head: &[u8]) -> Option<Headers> {
         let mut at = usize::from(self.l4);
-        for _ in 0..MAX_EXTENSIONS {
+        for _ in 0..=MAX_EXTENSIONS {
             let len = match self.proto {
                 proto::HOP_BY_HOP | proto::ROUTING | proto::DESTINATION => {
                     8 + 8 * usize::from(*head.get(at + 1)?)
@@ -335,5 +335,162 @@ pub fn write16(bytes: &mut [u8], at: usize, value: u16) {
 pub fn write32(bytes: &mut [u8], at: usize, value: u32) {
     if let Some(field) = bytes.get_mut(at..at + 4) {
         field.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ipv4(proto: u8, ihl: u8, flags: u16, l4: &[u8]) -> Vec<u8> {
+        let mut b = vec![0; 12];
+        b.extend([8, 0, 0x40 | ihl, 0]);
+        b.extend((u16::from(ihl) * 4 + l4.len() as u16).to_be_bytes());
+        b.extend([0, 1]);
+        b.extend(flags.to_be_bytes());
+        b.extend([64, proto, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        b.resize(14 + usize::from(ihl) * 4, 0);
+        b.extend(l4);
+        b
+    }
+
+    fn ipv6(next: u8, rest: &[u8]) -> Vec<u8> {
+        let mut b = vec![0; 12];
+        b.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        b.extend((rest.len() as u16).to_be_bytes());
+        b.extend([next, 64]);
+        b.extend([0xfd; 32]);
+        b.extend(rest);
+        b
+    }
+
+    const UDP: [u8; 8] = [0, 1, 0, 2, 0, 8, 0, 0];
+
+    #[test]
+    fn plain_ipv4_and_ipv6() {
+        let frame = ipv4(17, 5, 0x4000, &UDP);
+        let h = Headers::of_frame(&frame).unwrap();
+        assert_eq!((h.version, h.proto, h.l3, h.l4, h.end), (IpVersion::V4, 17, 14, 34, 42));
+        assert_eq!((h.fragment, h.extended, h.transport_len(&frame)), (Fragment::None, false, Some(8)));
+        assert!(h.is_whole(42) && !h.is_whole(41));
+        let frame = ipv6(17, &UDP);
+        let h = Headers::of_frame(&frame).unwrap();
+        assert_eq!((h.version, h.proto, h.l3, h.l4, h.end), (IpVersion::V6, 17, 14, 54, 62));
+        let flow = h.flow(&frame).unwrap();
+        assert_eq!((flow.src_port, flow.dst_port, flow.proto), (1, 2, 17));
+    }
+
+    #[test]
+    fn up_to_three_tags_are_looked_through() {
+        for tags in 0..5 {
+            let mut frame = ipv4(17, 5, 0, &UDP);
+            for _ in 0..tags {
+                frame.splice(12..12, [0x88, 0xa8, 0, 1]);
+            }
+            let h = Headers::of_frame(&frame);
+            assert_eq!(h.map(|h| usize::from(h.l3)), (tags <= MAX_TAGS).then_some(14 + 4 * tags));
+            for cut in 0..14 + 4 * tags.min(MAX_TAGS) {
+                assert_eq!(link(&frame[..cut]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn fragments() {
+        let kinds = [
+            (0x4000, Fragment::None),
+            (0x2000, Fragment::First),
+            (0x2001, Fragment::Later),
+            (1, Fragment::Later),
+        ];
+        for (flags, want) in kinds {
+            let frame = ipv4(17, 5, flags, &UDP);
+            let h = Headers::of_frame(&frame).unwrap();
+            assert_eq!(h.fragment, want);
+            assert_eq!(h.transport_len(&frame).is_some(), want != Fragment::Later);
+            // Fragments with and without ports have one key.
+            let ports = h.flow(&frame).unwrap().src_port;
+            assert_eq!(ports, u16::from(want == Fragment::None));
+        }
+        for (offset, want) in
+            [(0u16, Fragment::Atomic), (1, Fragment::First), (9, Fragment::Later), (8, Fragment::Later)]
+        {
+            let [a, b] = offset.to_be_bytes();
+            let frame = ipv6(44, &[&[17, 0, a, b, 0, 0, 0, 0][..], &UDP].concat());
+            let h = Headers::of_frame(&frame).unwrap();
+            assert_eq!((h.fragment, h.proto, h.l4, h.extended), (want, 17, 62, true));
+        }
+    }
+
+    #[test]
+    fn extension_headers_of_every_kind_and_no_more_than_eight() {
+        let mut rest = vec![43, 0, 0, 0, 0, 0, 0, 0]; // hop-by-hop
+        rest.extend([60, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // routing, 16 bytes
+        rest.extend([51, 0, 0, 0, 0, 0, 0, 0]); // destination
+        rest.extend([17, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // authentication, 24
+        rest.extend(UDP);
+        let frame = ipv6(0, &rest);
+        let h = Headers::of_frame(&frame).unwrap();
+        assert_eq!((h.proto, h.l4, h.transport_len(&frame)), (17, 54 + 56, Some(8)));
+        for cut in 54..54 + 56 {
+            assert_eq!(Headers::of_frame(&frame[..cut]), None, "{cut}");
+        }
+        for count in 1..12 {
+            let mut rest = [60, 0, 0, 0, 0, 0, 0, 0].repeat(count - 1);
+            rest.extend([17, 0, 0, 0, 0, 0, 0, 0]);
+            rest.extend(UDP);
+            assert_eq!(Headers::of_frame(&ipv6(60, &rest)).is_some(), count <= MAX_EXTENSIONS, "{count}");
+        }
+        // What has no known layout ends the walk: ESP.
+        assert_eq!(Headers::of_frame(&ipv6(50, &UDP)).unwrap().proto, 50);
+    }
+
+    #[test]
+    fn malformed_headers_are_none() {
+        assert_eq!(Headers::of_frame(&ipv4(17, 4, 0, &UDP)), None, "IHL below 5");
+        let mut short = ipv4(17, 5, 0, &UDP);
+        short[16..18].copy_from_slice(&[0, 19]);
+        assert_eq!(Headers::of_frame(&short), None, "total length below the header");
+        let mut version = ipv4(17, 5, 0, &UDP);
+        version[14] = 0x65;
+        assert_eq!(Headers::of_frame(&version), None);
+        let whole = ipv4(17, 7, 0, &UDP);
+        for cut in 0..42 {
+            assert_eq!(Headers::of_frame(&whole[..cut]), None, "{cut}");
+        }
+        let mut tcp = ipv4(6, 5, 0, &[0; 20]);
+        tcp[46] = 0x40;
+        assert_eq!(Headers::of_frame(&tcp).unwrap().transport_len(&tcp), None, "data offset below 5");
+        tcp[46] = 0x60;
+        assert_eq!(Headers::of_frame(&tcp).unwrap().transport_len(&tcp), None, "data offset past the head");
+        tcp[46] = 0x50;
+        assert_eq!(Headers::of_frame(&tcp).unwrap().transport_len(&tcp), Some(20));
+    }
+
+    #[test]
+    fn hashes_differ_between_flows_and_directions() {
+        let base = Headers::of_frame(&ipv4(17, 5, 0, &UDP)).unwrap().flow(&ipv4(17, 5, 0, &UDP)).unwrap();
+        let mut seen = std::collections::HashSet::from([base.hash32()]);
+        for i in 1..=1000u16 {
+            assert!(seen.insert(FlowKey { src_port: base.src_port + i, ..base }.hash32()));
+            assert!(seen.insert(FlowKey { dst_port: base.dst_port + i, ..base }.hash32()));
+            let src = Ipv6Addr::from(u128::from(base.src) + u128::from(i));
+            assert!(seen.insert(FlowKey { src, ..base }.hash32()));
+        }
+        assert!(seen.insert(FlowKey { src: base.dst, dst: base.src, ..base }.hash32()));
+    }
+
+    #[test]
+    fn fields_past_the_end_are_neither_read_nor_written() {
+        let mut b = [1, 2, 3, 4, 5];
+        assert_eq!(
+            (read16(&b, 3), read16(&b, 4), read32(&b, 1), read32(&b, 2)),
+            (Some(0x0405), None, Some(0x0203_0405), None)
+        );
+        write16(&mut b, 4, 9);
+        write32(&mut b, 2, 9);
+        assert_eq!(b, [1, 2, 3, 4, 5]);
+        write16(&mut b, 3, 0x0607);
+        assert_eq!(b, [1, 2, 3, 6, 7]);
     }
 }

@@ -21,6 +21,7 @@ pub use buf::{MAX_FRAME, Packet, Pool};
 pub use coalesce::coalesce;
 pub use drops::DropReason;
 pub use ether::{EtherType, MacAddr};
+pub use headers::Headers;
 pub use offload::{Checksum, Gso, GsoKind, Offload, VnetHdr};
 pub use segment::{hdr_len, l3_segment_len, segment};
 pub use tag::{pop_tag, push_tag};
