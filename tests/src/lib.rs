@@ -13,6 +13,7 @@ pub mod frame;
 pub mod lab;
 pub mod netns;
 pub mod ovs;
+pub mod pair;
 pub mod ping;
 pub mod raw;
 pub mod transfer;
