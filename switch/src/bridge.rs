@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use trunkline_packet::{Batch, DropReason, Packet, Pool, PortId};
 
+use crate::fdb::{Key, Learned, Place};
+use crate::vlan::{self, Frame, Leave};
 use crate::{BridgeConfig, Fdb, PortConfig};
 
 /// Where decided packets go. Implemented by the worker, and by tests.
@@ -16,18 +18,56 @@ pub trait Sink {
     fn replicated(&mut self, n: u64);
 }
 
+/// Packets classified before the first of them is decided on, so that the table's cache lines are under way.
+const AHEAD: usize = 16;
+
+/// No port of the bridge.
+const ABSENT: u16 = u16::MAX;
+
 /// One bridge's configuration with its table: immutable, replaced as a whole when the configuration
 /// changes; the FDB is shared by all versions.
 pub struct Bridge {
     config: BridgeConfig,
     fdb: Arc<Fdb>,
     ports: Vec<PortConfig>,
+    /// Index into `ports` by [`PortId::index`].
+    slots: Box<[u16]>,
+    /// Indices into `ports` of those that take floods.
+    flooded: Box<[u16]>,
+}
+
+/// A packet between classification and decision.
+#[derive(Clone, Copy)]
+struct Seen {
+    frame: Frame,
+    source: (Key, Place),
+    /// `None`: a group address.
+    destination: Option<(Key, Place)>,
+}
+
+/// What a batch carries from one packet to the next.
+struct Run<'a, S> {
+    bridge: &'a Bridge,
+    now: u32,
+    from: &'a PortConfig,
+    pool: &'a mut Pool,
+    sink: &'a mut S,
+    /// The address learned last: nothing new can be learned from it within a batch.
+    learned: Option<Key>,
+    /// The answer to the last lookup.
+    found: Option<(Key, Option<PortId>)>,
 }
 
 impl Bridge {
     /// A bridge with these ports.
     pub fn new(config: BridgeConfig, fdb: Arc<Fdb>, ports: Vec<PortConfig>) -> Bridge {
-        Bridge { config, fdb, ports }
+        let mut slots = vec![ABSENT; ports.iter().map(|p| p.id.index() + 1).max().unwrap_or(0)];
+        for (i, port) in ports.iter().enumerate() {
+            slots[port.id.index()] = i as u16;
+            fdb.expect_port(port.id);
+        }
+        let flooded = (0..ports.len() as u16).filter(|&i| ports[usize::from(i)].flood).collect();
+        Bridge { config, fdb, ports, slots: slots.into_boxed_slice(), flooded }
     }
 
     /// The table.
@@ -45,13 +85,149 @@ impl Bridge {
         &self.ports
     }
 
+    #[inline]
+    fn port(&self, id: PortId) -> Option<&PortConfig> {
+        // ABSENT is beyond the last port.
+        self.ports.get(usize::from(*self.slots.get(id.index())?))
+    }
+
     /// Decides on every packet of `batch`, all of which came in by `in_port`, at `now` seconds of the
     /// engine's clock, and hands each to the sink. Leaves the batch empty.
-    pub fn forward(&self, now: u32, in_port: PortId, batch: &mut Batch, pool: &mut Pool, sink: &mut impl Sink) {
-        let _ = (now, pool);
-        for packet in batch.drain(..) {
-            let _ = in_port;
-            sink.drop(packet, DropReason::NoBridge);
+    ///
+    /// Packets have their outermost tag in the metadata.
+    pub fn forward(
+        &self,
+        now: u32,
+        in_port: PortId,
+        batch: &mut Batch,
+        pool: &mut Pool,
+        sink: &mut impl Sink,
+    ) {
+        let Some(from) = self.port(in_port) else {
+            batch.drain(..).for_each(|packet| sink.drop(packet, DropReason::NoBridge));
+            return;
+        };
+        let mut run = Run { bridge: self, now, from, pool, sink, learned: None, found: None };
+        while !batch.is_empty() {
+            let n = batch.len().min(AHEAD);
+            let mut seen = [const { Err(DropReason::Truncated) }; AHEAD];
+            for (packet, seen) in batch.iter_mut().zip(&mut seen) {
+                *seen = self.classify(from, packet);
+            }
+            for (packet, seen) in batch.drain(..n).zip(&seen) {
+                match seen {
+                    Ok(seen) => run.decide(packet, seen),
+                    Err(reason) => run.sink.drop(packet, *reason),
+                }
+            }
+        }
+    }
+
+    /// First pass: the VLAN, and where in the table the addresses are.
+    #[inline]
+    fn classify(&self, from: &PortConfig, packet: &mut Packet) -> Result<Seen, DropReason> {
+        let frame = vlan::ingress(from, packet)?;
+        let place = |mac| {
+            let key = Key::new(frame.vid, mac);
+            let place = self.fdb.place(key);
+            self.fdb.touch(place);
+            (key, place)
+        };
+        let source = place(frame.source);
+        let destination = (!frame.destination.is_group()).then(|| place(frame.destination));
+        Ok(Seen { frame, source, destination })
+    }
+
+    /// Why two ports exchange no frames, if they do not.
+    #[inline]
+    fn barred(from: &PortConfig, to: &PortConfig) -> Option<DropReason> {
+        if from.isolated && to.isolated {
+            return Some(DropReason::Isolated);
+        }
+        if from.split_horizon_group.is_some() && from.split_horizon_group == to.split_horizon_group {
+            return Some(DropReason::SplitHorizon);
+        }
+        None
+    }
+}
+
+impl<'a, S: Sink> Run<'a, S> {
+    /// Second pass: learn, look up, send.
+    #[inline]
+    fn decide(&mut self, packet: Packet, seen: &Seen) {
+        if self.from.learning {
+            self.learn(seen.source);
+        }
+        match seen.destination.and_then(|d| self.lookup(d)) {
+            Some(to) => self.unicast(packet, &seen.frame, to),
+            None => self.flood(packet, &seen.frame),
+        }
+    }
+
+    #[inline]
+    fn learn(&mut self, (key, place): (Key, Place)) {
+        if self.learned == Some(key) {
+            return;
+        }
+        let learned = self.bridge.fdb.learn_at(self.now, key, place, self.from.id, self.from.max_macs);
+        self.learned = if learned == Learned::Skipped { None } else { Some(key) };
+        if learned == Learned::Changed {
+            self.found = None;
+        }
+    }
+
+    /// The port behind which the destination is, if that is known and the port is still there.
+    #[inline]
+    fn lookup(&mut self, (key, place): (Key, Place)) -> Option<&'a PortConfig> {
+        let id = match self.found {
+            Some((last, id)) if last == key => id,
+            _ => self.bridge.fdb.lookup_at(self.now, self.bridge.config.ageing, key, place),
+        };
+        self.found = Some((key, id));
+        self.bridge.port(id?)
+    }
+
+    #[inline]
+    fn unicast(&mut self, packet: Packet, frame: &Frame, to: &PortConfig) {
+        if to.id == self.from.id {
+            return self.sink.drop(packet, DropReason::SamePort);
+        }
+        let Some(leave) = vlan::egress(to, frame) else {
+            return self.sink.drop(packet, DropReason::VlanEgress);
+        };
+        match Bridge::barred(self.from, to) {
+            None => self.send(packet, frame, to.id, leave),
+            Some(reason) => self.sink.drop(packet, reason),
+        }
+    }
+
+    /// Sends to every port that takes floods, is in the VLAN and may hear the ingress port. The last of them
+    /// gets the packet itself.
+    fn flood(&mut self, packet: Packet, frame: &Frame) {
+        let (bridge, from) = (self.bridge, self.from);
+        let ports = bridge.flooded.iter().map(|&i| &bridge.ports[usize::from(i)]);
+        let heard = ports.filter(|to| to.id != from.id && Bridge::barred(from, to).is_none());
+        let mut targets = heard.filter_map(|to| Some((to.id, vlan::egress(to, frame)?)));
+        let Some(mut target) = targets.next() else {
+            return self.sink.drop(packet, DropReason::NoDestination);
+        };
+        if from.flood_limit > 0 && !bridge.fdb.admit_flood(from.id, self.now, from.flood_limit) {
+            return self.sink.drop(packet, DropReason::FloodLimit);
+        }
+        for next in targets {
+            self.sink.replicated(1);
+            let copy = self.pool.duplicate(&packet);
+            self.send(copy, frame, target.0, target.1);
+            target = next;
+        }
+        self.send(packet, frame, target.0, target.1);
+    }
+
+    #[inline]
+    fn send(&mut self, mut packet: Packet, frame: &Frame, to: PortId, leave: Leave) {
+        match vlan::apply(&mut packet, frame, leave, self.pool) {
+            Ok(()) => self.sink.send(to, packet),
+            Err(reason) => self.sink.drop(packet, reason),
         }
     }
 }

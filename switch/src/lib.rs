@@ -6,7 +6,9 @@
 pub mod bridge;
 pub mod config;
 pub mod fdb;
+mod sync;
+mod vlan;
 
 pub use bridge::{Bridge, Sink};
 pub use config::{BridgeConfig, PortConfig, VlanMode, VlanSet};
-pub use fdb::{Fdb, FdbEntry};
+pub use fdb::{Fdb, FdbCounters, FdbEntry};

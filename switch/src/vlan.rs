@@ -1,0 +1,186 @@
+//! The VLAN rules: in which VLAN a frame is, and with which tag it leaves (IEEE 802.1Q §8.6,
+//! `ovs-vswitchd.conf.db(5)`, Port, VLAN Configuration).
+//!
+//! Decisions where those leave a choice:
+//! - The outermost tag counts, whether its TPID is that of a C-TAG or an S-TAG; both share one space of
+//!   VLANs, as in Open vSwitch. A tag that stays keeps its TPID.
+//! - No tag is ever taken off to uncover another, except at a tunnel port, whose purpose that is. Otherwise a
+//!   station in one VLAN could write a second tag that the next switch takes for the first. So an access
+//!   port takes no double-tagged frame in either direction, a native-untagged port sends one with its
+//!   native tag on, and a priority tag in front of another tag is malformed.
+//! - Priority tags are removed, their priority is kept and leaves with the next tag.
+//! - The S-TAG of a tunnel port has the priority of the customer's tag.
+
+use trunkline_packet::ether::{ETH_HLEN, ETH_ZLEN};
+use trunkline_packet::{
+    DropReason, GsoKind, MacAddr, Packet, Pool, Tpid, VlanId, VlanTag, pop_tag, push_tag,
+};
+
+use crate::{PortConfig, VlanMode};
+
+/// Bytes of a tag.
+const TAG: usize = 4;
+
+/// What ingress found out about a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    pub(crate) source: MacAddr,
+    pub(crate) destination: MacAddr,
+    /// The VLAN it is in.
+    pub(crate) vid: VlanId,
+    /// The tag it leaves with where it leaves tagged.
+    tag: VlanTag,
+    /// The VID of a further tag, in the bytes. May be the reserved 4095.
+    inner: Option<u16>,
+    /// Bytes on the wire it came from.
+    wire_len: u32,
+}
+
+/// How a frame leaves by a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leave {
+    /// Without the tag of its VLAN.
+    Untagged,
+    /// With it.
+    Tagged,
+    /// Without the service tag, the customer's tag outermost again.
+    Customer,
+}
+
+/// Classifies a frame that came in by `port`, its outermost tag in the metadata. The customer's tag of a
+/// tunnel port is in the bytes afterwards.
+#[inline]
+pub(crate) fn ingress(port: &PortConfig, packet: &mut Packet) -> Result<Frame, DropReason> {
+    let (mut source, mut destination) = ([0; 6], [0; 6]);
+    let head = packet.head();
+    if head.len() < ETH_HLEN {
+        return Err(DropReason::Truncated);
+    }
+    destination.copy_from_slice(&head[..6]);
+    source.copy_from_slice(&head[6..12]);
+    let (source, destination) = (MacAddr(source), MacAddr(destination));
+    if source.is_group() || source.is_zero() {
+        return Err(DropReason::BadSource);
+    }
+    if destination.is_reserved_group() {
+        return Err(DropReason::ReservedMac);
+    }
+    let mut inner = None;
+    if is_tag(head[12], head[13]) {
+        if packet.meta().vlan.is_none() {
+            pop_tag(packet)?;
+        }
+        inner = next_tag(packet.head())?;
+    }
+    let outer = packet.meta().vlan;
+    let wire_len = (packet.len() + if outer.is_some() { TAG } else { 0 }) as u32;
+    let mut tag = outer.unwrap_or_default();
+    let on_wire = tag.vid().ok_or(DropReason::BadVlan)?;
+    if on_wire == VlanId::NONE
+        && inner.is_some()
+        && !matches!(port.vlan_mode, VlanMode::Access | VlanMode::Dot1qTunnel)
+    {
+        return Err(DropReason::BadVlan);
+    }
+    let (vid, allowed) = match port.vlan_mode {
+        VlanMode::Access => (port.tag, on_wire == VlanId::NONE && inner.is_none()),
+        VlanMode::Trunk => (on_wire, port.trunks.contains(on_wire)),
+        VlanMode::NativeTagged | VlanMode::NativeUntagged if on_wire == VlanId::NONE => (port.tag, true),
+        VlanMode::NativeTagged | VlanMode::NativeUntagged => (on_wire, carries(port, on_wire)),
+        VlanMode::Dot1qTunnel => (port.tag, port.trunks.contains(on_wire)),
+    };
+    if !allowed {
+        return Err(DropReason::VlanFiltered);
+    }
+    if port.vlan_mode == VlanMode::Dot1qTunnel {
+        inner = outer.map(|_| on_wire.get());
+        push_tag(packet)?;
+        tag.tpid = Tpid::Service;
+    }
+    let tag = VlanTag::new(tag.tpid, vid, tag.priority());
+    Ok(Frame { source, destination, vid, tag, inner, wire_len })
+}
+
+#[inline]
+fn is_tag(a: u8, b: u8) -> bool {
+    Tpid::from_ethertype(u16::from_be_bytes([a, b])).is_some()
+}
+
+/// The VID of the tag at the front of the bytes, if there is one.
+#[cold]
+fn next_tag(head: &[u8]) -> Result<Option<u16>, DropReason> {
+    if head.len() < ETH_HLEN {
+        return Err(DropReason::Truncated);
+    }
+    if !is_tag(head[12], head[13]) {
+        return Ok(None);
+    }
+    match head.get(14..ETH_HLEN + TAG) {
+        Some(rest) => Ok(Some(u16::from_be_bytes([rest[0], rest[1]]) & 0xfff)),
+        None => Err(DropReason::Truncated),
+    }
+}
+
+/// Whether the port is a member of the VLAN.
+#[inline]
+fn carries(port: &PortConfig, vid: VlanId) -> bool {
+    match port.vlan_mode {
+        VlanMode::Access | VlanMode::Dot1qTunnel => vid == port.tag,
+        VlanMode::Trunk => port.trunks.contains(vid),
+        VlanMode::NativeTagged | VlanMode::NativeUntagged => vid == port.tag || port.trunks.contains(vid),
+    }
+}
+
+/// How a frame would leave by `port`; `None`: not at all.
+#[inline]
+pub(crate) fn egress(port: &PortConfig, frame: &Frame) -> Option<Leave> {
+    if !carries(port, frame.vid) {
+        return None;
+    }
+    let untagged = match port.vlan_mode {
+        VlanMode::Dot1qTunnel => {
+            let customer = VlanId::new(frame.inner.unwrap_or(0))?;
+            return port.trunks.contains(customer).then_some(Leave::Customer);
+        }
+        VlanMode::Access => true,
+        VlanMode::Trunk | VlanMode::NativeTagged => false,
+        VlanMode::NativeUntagged => frame.vid == port.tag && frame.inner.is_none(),
+    };
+    match untagged || frame.vid == VlanId::NONE {
+        false => Some(Leave::Tagged),
+        true if frame.inner.is_none() => Some(Leave::Untagged),
+        true => None,
+    }
+}
+
+/// Makes the packet what it leaves as. A frame that is shorter than when it came, since a tag was removed,
+/// is padded to the minimum of 60 bytes (IEEE 802.3 §4.2.3.3): checksums and lengths do not notice zeros
+/// behind the payload.
+#[inline]
+pub(crate) fn apply(
+    packet: &mut Packet,
+    frame: &Frame,
+    leave: Leave,
+    pool: &mut Pool,
+) -> Result<(), DropReason> {
+    packet.meta_mut().vlan = match leave {
+        Leave::Tagged => Some(frame.tag),
+        Leave::Untagged | Leave::Customer => None,
+    };
+    if leave == Leave::Customer {
+        pop_tag(packet)?;
+    }
+    if packet.len() < ETH_ZLEN {
+        pad(packet, frame.wire_len, pool)?;
+    }
+    Ok(())
+}
+
+fn pad(packet: &mut Packet, wire_len: u32, pool: &mut Pool) -> Result<(), DropReason> {
+    let len = packet.len() + if packet.meta().vlan.is_some() { TAG } else { 0 };
+    // A superframe of so few bytes would have its segments padded instead.
+    if len >= wire_len as usize || len >= ETH_ZLEN || packet.meta().offload.gso.kind != GsoKind::None {
+        return Ok(());
+    }
+    packet.append(&[0; ETH_ZLEN][..ETH_ZLEN - len], pool)
+}
