@@ -87,7 +87,10 @@ for i in range(20):
         });
         let number = u32::from_be_bytes(buffer[..4].try_into().unwrap()) as usize;
         assert_eq!(n, if number % 41 == 40 { 500 } else { 1000 }, "size of datagram {number}");
-        assert!(buffer[..n].chunks(4).all(|c| c == (number as u32).to_be_bytes()), "content of datagram {number}");
+        assert!(
+            buffer[..n].chunks(4).all(|c| c == (number as u32).to_be_bytes()),
+            "content of datagram {number}"
+        );
         assert!(!std::mem::replace(&mut seen[number], true), "datagram {number} arrived twice");
     }
 }
@@ -138,7 +141,18 @@ fn the_host_port_reaches_containers() {
     let a = lab.container(Kind::Tap, "a");
     let b = lab.container(Kind::Afpacket, "b");
     let host_v4: IpAddr = "10.7.255.254".parse().unwrap();
-    lab.ok(&["port", "add", "br0", "host0", "--type", "host", "--address", "10.7.255.254/16", "--address", "fd07::ffff/64"]);
+    lab.ok(&[
+        "port",
+        "add",
+        "br0",
+        "host0",
+        "--type",
+        "host",
+        "--address",
+        "10.7.255.254/16",
+        "--address",
+        "fd07::ffff/64",
+    ]);
     for c in [&a, &b] {
         ping::assert_reaches(&lab.ns, c.v4);
         ping::assert_reaches(&lab.ns, c.v6);

@@ -91,7 +91,10 @@ fn daemon_and_keeper_killed() {
     // Without the daemon the interfaces stay.
     assert_eq!(a.ns.interfaces(), ["eth0"]);
     kill(keepers[0]);
-    assert!(eventually(Duration::from_secs(5), || a.ns.interfaces().is_empty()), "nobody holds the TAP any more");
+    assert!(
+        eventually(Duration::from_secs(5), || a.ns.interfaces().is_empty()),
+        "nobody holds the TAP any more"
+    );
     lab.start();
     lab.await_state("a", "up");
     lab.await_state("b", "up");

@@ -38,7 +38,8 @@ fn access_ports_are_separated(kind: Kind) {
     // Even when the sender knows the address.
     a.ns.sh(&format!("ip neighbour replace {} dev eth0 lladdr {}", c.v4, frame::mac_text(c.mac)));
     ping::assert_isolated(&a.ns, c.v4);
-    let row = lab.fdb("br0").into_iter().find(|r| r["mac"] == frame::mac_text(a.mac).as_str()).expect("learned");
+    let row =
+        lab.fdb("br0").into_iter().find(|r| r["mac"] == frame::mac_text(a.mac).as_str()).expect("learned");
     assert_eq!(row["vlan"], 10);
     // The same address in two VLANs is two addresses: learning is independent.
     Raw::open(&c.ns, "eth0").send(&experiment(BROADCAST, a.mac, &[], "impostor"));
@@ -61,7 +62,12 @@ fn trunks_carry_their_vlans_tagged(kind: Kind) {
     let seen = watch(&[&access, &some, &all], || {
         let mut from_access = Raw::open(&access.ns, "eth0");
         from_access.send(&experiment(BROADCAST, mac(101), &[], "plain from access"));
-        from_access.send(&experiment(BROADCAST, mac(101), &[Tag { pcp: 3, ..Tag::c(0) }], "priority from access"));
+        from_access.send(&experiment(
+            BROADCAST,
+            mac(101),
+            &[Tag { pcp: 3, ..Tag::c(0) }],
+            "priority from access",
+        ));
         from_access.send(&experiment(BROADCAST, mac(101), &[Tag::c(10)], "tagged from access"));
         from_access.send(&experiment(BROADCAST, mac(101), &[Tag::c(20)], "hop one tag"));
         from_access.send(&experiment(BROADCAST, mac(101), &[Tag::c(10), Tag::c(20)], "hop two tags"));
@@ -169,7 +175,12 @@ fn customer_tags_survive_a_provider_port(kind: Kind) {
         let mut from_a = Raw::open(&a.ns, "eth0");
         from_a.send(&experiment(BROADCAST, mac(101), &[customer], "tagged"));
         from_a.send(&experiment(BROADCAST, mac(101), &[], "plain"));
-        Raw::open(&core.ns, "eth0").send(&experiment(BROADCAST, mac(102), &[Tag::s(100), Tag::c(7)], "from core"));
+        Raw::open(&core.ns, "eth0").send(&experiment(
+            BROADCAST,
+            mac(102),
+            &[Tag::s(100), Tag::c(7)],
+            "from core",
+        ));
     });
     let [at_a, at_b, at_core] = &seen[..] else { unreachable!() };
     let at_core_tags = tags_of(at_core, "tagged").expect("arrives");
@@ -232,7 +243,20 @@ fn joined_bridges(offload: &str) {
     lab.ns.sh("ip link add name left type veth peer name right");
     for (bridge, end) in [("br0", "left"), ("br1", "right")] {
         lab.ns.sh(&format!("ip link set {end} addrgenmode none up"));
-        lab.ok(&["port", "add", bridge, end, "--type", "afpacket", "--interface", end, "--trunks", "10,20", "--offload", offload]);
+        lab.ok(&[
+            "port",
+            "add",
+            bridge,
+            end,
+            "--type",
+            "afpacket",
+            "--interface",
+            end,
+            "--trunks",
+            "10,20",
+            "--offload",
+            offload,
+        ]);
     }
     let on = |bridge, vlan| Opts { bridge, args: vec!["--vlan", vlan], ..Opts::default() };
     let a10 = lab.container_with(Kind::Tap, "a10", &on("br0", "10"));
@@ -254,7 +278,10 @@ fn joined_bridges(offload: &str) {
         transfer::assert_tcp(&a20.ns, &b20.ns, b20.v6, 1_000_000);
         let seen = capture.stop_when_quiet(Duration::from_millis(300));
         seen.assert_checksums_good();
-        assert!(seen.frames.iter().all(|f| frame::tags(f).len() == 1 && f.len() <= 1518), "tagged, at most 1518 bytes");
+        assert!(
+            seen.frames.iter().all(|f| frame::tags(f).len() == 1 && f.len() <= 1518),
+            "tagged, at most 1518 bytes"
+        );
     }
     lab.assert_conserved();
 }
@@ -277,7 +304,20 @@ fn a_trunk_to_open_vswitch() {
     lab.ns.sh("ip link set trunk0 addrgenmode none up");
     ovs.ns.sh("ip link set dev trunk1 up");
     ovs.vsctl("add-port ovs0 trunk1 trunks=10,20");
-    lab.ok(&["port", "add", "br0", "trunk", "--type", "afpacket", "--interface", "trunk0", "--trunks", "10,20", "--offload", "off"]);
+    lab.ok(&[
+        "port",
+        "add",
+        "br0",
+        "trunk",
+        "--type",
+        "afpacket",
+        "--interface",
+        "trunk0",
+        "--trunks",
+        "10,20",
+        "--offload",
+        "off",
+    ]);
     let near = |kind, name, vlan| lab.container_with(kind, name, &Opts::args(&["--vlan", vlan]));
     let far = |name: &str, vlan: &str, n: u32| -> Netns {
         let addresses = [format!("10.7.1.{n}/16"), format!("fd07::1:{n}/64")];
