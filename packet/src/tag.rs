@@ -15,7 +15,8 @@ const TAG: usize = 4;
 ///
 /// # Errors
 /// [`DropReason::Truncated`] for a frame shorter than an Ethernet header or a tag that is cut off,
-/// [`DropReason::BadOffload`] when the checksum would start inside the link header.
+/// [`DropReason::BadOffload`] when the checksum would start inside the link header. The packet is unchanged
+/// then.
 #[inline]
 pub fn pop_tag(packet: &mut Packet) -> Result<(), DropReason> {
     let head = packet.head();
@@ -27,9 +28,14 @@ pub fn pop_tag(packet: &mut Packet) -> Result<(), DropReason> {
 }
 
 fn pop(packet: &mut Packet, tpid: Tpid) -> Result<(), DropReason> {
+    const LEAST: usize = ETH_HLEN + TAG;
+    let csum = packet.meta().offload.csum;
     let head = packet.head_mut();
-    if head.len() < ETH_HLEN + TAG {
+    if head.len() < LEAST {
         return Err(DropReason::Truncated);
+    }
+    if matches!(csum, Checksum::Partial { start, .. } if usize::from(start) < LEAST) {
+        return Err(DropReason::BadOffload);
     }
     let tci = u16::from_be_bytes([head[14], head[15]]);
     head.copy_within(0..MACS, TAG);
@@ -38,10 +44,7 @@ fn pop(packet: &mut Packet, tpid: Tpid) -> Result<(), DropReason> {
     meta.vlan = Some(VlanTag { tpid, tci });
     meta.offload.shift(-(TAG as i16));
     meta.outer.shift(-(TAG as i16));
-    match meta.offload.csum {
-        Checksum::Partial { start, .. } if usize::from(start) < ETH_HLEN => Err(DropReason::BadOffload),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Moves the tag of the metadata, if there is one, into the bytes.
@@ -138,7 +141,10 @@ mod tests {
     fn a_checksum_that_starts_in_the_tag_is_refused() {
         let mut p = packet(&tagged(0x8100, 7));
         p.meta_mut().offload = Offload { csum: Checksum::Partial { start: 17, offset: 0 }, ..Offload::NONE };
-        assert_eq!(pop_tag(&mut p), Err(DropReason::BadOffload));
+        for _ in 0..2 {
+            assert_eq!(pop_tag(&mut p), Err(DropReason::BadOffload));
+            assert_eq!((p.to_vec(), p.meta().vlan), (tagged(0x8100, 7), None));
+        }
     }
 
     #[test]

@@ -338,6 +338,11 @@ fn superframes_take_more_of_the_same_size() {
         assert_eq!(left(&[(&head, 0), (&next_of(&head, 350, 1), 100)]), 1, "an ordinary frame first");
         if !v6 {
             assert_eq!(left(&[(&a, 100), (&next_of(&a, 100, 1), 0)]), 2, "identification counts segments");
+            assert_eq!(
+                left(&[(&head, 0), (&next_of(&head, 350, 0), 100)]),
+                2,
+                "and cannot stay in a superframe"
+            );
         }
     }
 }

@@ -267,6 +267,71 @@ fn gre_with_sequence_numbers_cannot_be_cut() {
     }
 }
 
+/// A VXLAN superframe of a container.
+fn vxlan(outer: &Spec, inner: &Spec, change: impl Fn(&mut Vec<u8>), pool: &mut Pool) -> Packet {
+    let shape = inner.partial(1000, pool);
+    let outer = outer.with(|s| s.payload = [&[8, 0, 0, 0, 0, 0, 42, 0], &shape.to_vec()[..]].concat());
+    let mut bytes = outer.bytes();
+    change(&mut bytes);
+    let mut packet = from_bytes(&bytes, pool);
+    packet.meta_mut().offload = shape.meta().offload;
+    packet.meta_mut().offload.shift(outer.header_len() as i16 + 8);
+    packet
+}
+
+#[test]
+fn an_encapsulated_superframe_must_be_consistent() {
+    let (outer, inner) = (Spec::new(false, false, 0), Spec::new(true, false, 4000));
+    let mut pool = Pool::new(16, 4);
+    let mut count = |change: &dyn Fn(&mut Vec<u8>)| {
+        let packet = vxlan(&outer, &inner, change, &mut pool);
+        cut(packet, &mut pool, true).map(|b| b.len())
+    };
+    let refused = Err(DropReason::Unsegmentable);
+    assert_eq!(count(&|_| ()), Ok(4));
+    assert_eq!(count(&|b| b[20] = 0x20), refused, "the outer packet is a fragment");
+    assert_eq!(count(&|b| b[67] ^= 1), refused, "the inner length is not that of the frame");
+    assert_eq!(count(&|b| b[23] = 132), refused, "SCTP outside");
+    assert_eq!(count(&|b| b[73] = 17), refused, "UDP inside");
+}
+
+#[test]
+fn an_outer_udp_checksum_that_comes_out_as_zero_is_sent_as_ones() {
+    let inner = Spec::new(true, false, 1000);
+    let mut outer = Spec::new(false, false, 0);
+    outer.payload = [&[8, 0, 0, 0, 0, 0, 42, 0], &inner.bytes()[..]].concat();
+    // The port that makes up for the rest of the sum.
+    let bytes = outer.bytes();
+    let rest = u16::from_be_bytes([bytes[40], bytes[41]]);
+    outer.sport = naive_sum(&[outer.sport.to_be_bytes(), rest.to_be_bytes()].concat());
+    let want = outer.bytes();
+    assert_eq!(want[40..42], [0xff, 0xff]);
+    let mut pool = Pool::new(16, 4);
+    let packet = vxlan(&outer, &inner, |_| (), &mut pool);
+    assert_eq!(cut(packet, &mut pool, true).unwrap()[0].to_vec(), want);
+}
+
+#[test]
+fn headers_longer_than_a_fresh_head_are_unsegmentable() {
+    for (extensions, want) in [(1, Ok(3)), (2, Err(DropReason::Unsegmentable))] {
+        let mut pool = Pool::new(16, 4);
+        let spec = Spec::new(true, true, 3000).with(|s| s.extensions = extensions);
+        let shape = spec.partial(1000, &mut pool);
+        // Make the first extension header 1,832 bytes long: all headers are 1,906 or 1,914.
+        let mut bytes = shape.to_vec();
+        bytes[55] = 228;
+        bytes.splice(62..62, [0; 1824]);
+        let mut packet = from_bytes(&bytes, &mut pool);
+        packet.meta_mut().offload = shape.meta().offload;
+        packet.meta_mut().offload.shift(1824);
+        for _ in 0..2 {
+            packet.meta_mut().vlan = Some(Default::default());
+            trunkline_packet::push_tag(&mut packet).unwrap();
+        }
+        assert_eq!(cut(packet, &mut pool, true).map(|b| b.len()), want);
+    }
+}
+
 #[test]
 fn virtio_header_of_a_superframe_round_trips() {
     let mut pool = Pool::new(4, 4);
