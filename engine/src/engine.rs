@@ -120,7 +120,8 @@ impl Engine {
         let (gravedigger, graveyard) = crossbeam::channel::unbounded();
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
-            let cpu = if config.pin { cpus.get((cpus.len() - 1).wrapping_sub(index % cpus.len())) } else { None };
+            let cpu =
+                if config.pin { cpus.get((cpus.len() - 1).wrapping_sub(index % cpus.len())) } else { None };
             workers.push(Mutex::new(worker::start(Setup {
                 index,
                 events: sender.clone(),

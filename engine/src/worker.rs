@@ -224,7 +224,8 @@ impl Worker {
         };
         let fd = rx.poll_fd();
         if let Some(fd) = fd
-            && let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
+            && let Err(error) =
+                self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
         {
             self.report(EngineEvent::PortFailed { port, error, fatal: true });
             return;
@@ -295,7 +296,8 @@ impl Worker {
             RecvEnd::More => true,
             RecvEnd::Drained => false,
             RecvEnd::Failed { error, fatal } => {
-                let known = self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
+                let known =
+                    self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
                 if fatal {
                     self.remove_queue(slot);
                 }

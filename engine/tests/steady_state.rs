@@ -61,7 +61,8 @@ fn forwarding_allocates_nothing() {
     let go = Arc::new(AtomicBool::new(true));
     let source = e.add_port(br, config(), 65535).unwrap();
     let rx = Source { frames, next: 0, go: Arc::clone(&go), ready };
-    e.attach_port(source, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(Sink::default())] }, false).unwrap();
+    e.attach_port(source, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(Sink::default())] }, false)
+        .unwrap();
 
     std::thread::sleep(Duration::from_millis(500));
     let (packets, allocations) = (e.counters(source).rx_packets, ALLOCATIONS.load(Ordering::Relaxed));

@@ -14,32 +14,38 @@ use trunkline_packet::{Batch, DropReason, Pool, PortId};
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue, SendStats, TxCaps, TxQueue};
 
 /// Both ends of the port: what a test puts in and takes out.
-pub struct Wire {
+pub(crate) struct Wire {
     rx: SegQueue<Vec<u8>>,
-    pub tx: SegQueue<Vec<u8>>,
+    pub(crate) tx: SegQueue<Vec<u8>>,
     ready: OwnedFd,
-    pub broken: AtomicBool,
+    pub(crate) broken: AtomicBool,
     caps: TxCaps,
 }
 
 impl Wire {
-    pub fn new(caps: TxCaps) -> Arc<Wire> {
+    pub(crate) fn new(caps: TxCaps) -> Arc<Wire> {
         let ready = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
-        Arc::new(Wire { rx: SegQueue::new(), tx: SegQueue::new(), ready, broken: AtomicBool::new(false), caps })
+        Arc::new(Wire {
+            rx: SegQueue::new(),
+            tx: SegQueue::new(),
+            ready,
+            broken: AtomicBool::new(false),
+            caps,
+        })
     }
 
     /// A frame arrives from outside.
-    pub fn inject(&self, frame: Vec<u8>) {
+    pub(crate) fn inject(&self, frame: Vec<u8>) {
         self.rx.push(frame);
         self.kick();
     }
 
-    pub fn kick(&self) {
+    pub(crate) fn kick(&self) {
         rustix::io::write(&self.ready, &1u64.to_ne_bytes()).unwrap();
     }
 
     /// The next frame the switch sent here, within a second.
-    pub fn take(&self) -> Option<Vec<u8>> {
+    pub(crate) fn take(&self) -> Option<Vec<u8>> {
         let end = Instant::now() + Duration::from_secs(1);
         while Instant::now() < end {
             if let Some(frame) = self.tx.pop() {
@@ -50,7 +56,7 @@ impl Wire {
         None
     }
 
-    pub fn io(self: &Arc<Wire>) -> PortIo {
+    pub(crate) fn io(self: &Arc<Wire>) -> PortIo {
         PortIo { rx: vec![Box::new(WireRx(Arc::clone(self)))], tx: vec![Arc::new(WireTx(Arc::clone(self)))] }
     }
 }
@@ -95,11 +101,11 @@ impl TxQueue for WireTx {
 }
 
 /// Brings the same frames for ever, as fast as they are taken, and takes everything.
-pub struct Source {
-    pub frames: Vec<Vec<u8>>,
-    pub next: usize,
-    pub go: Arc<AtomicBool>,
-    pub ready: OwnedFd,
+pub(crate) struct Source {
+    pub(crate) frames: Vec<Vec<u8>>,
+    pub(crate) next: usize,
+    pub(crate) go: Arc<AtomicBool>,
+    pub(crate) ready: OwnedFd,
 }
 
 impl RxQueue for Source {
@@ -124,7 +130,7 @@ impl RxQueue for Source {
 
 /// Counts and forgets.
 #[derive(Default)]
-pub struct Sink(pub AtomicU64);
+pub(crate) struct Sink(pub(crate) AtomicU64);
 
 impl TxQueue for Sink {
     fn caps(&self) -> TxCaps {
@@ -140,7 +146,7 @@ impl TxQueue for Sink {
 }
 
 /// An Ethernet frame of 64 bytes with an experimental EtherType.
-pub fn frame(dst: u8, src: u8) -> Vec<u8> {
+pub(crate) fn frame(dst: u8, src: u8) -> Vec<u8> {
     let mut f = vec![0u8; 64];
     f[..6].copy_from_slice(&if dst == 255 { [255; 6] } else { [2, 0, 0, 0, 0, dst] });
     f[6..12].copy_from_slice(&[2, 0, 0, 0, 0, src]);
@@ -149,7 +155,7 @@ pub fn frame(dst: u8, src: u8) -> Vec<u8> {
 }
 
 /// `rx + replicated = tx + absorbed + drops` over these ports, once they are quiet.
-pub fn assert_conserved(engine: &Engine, ports: &[PortId]) {
+pub(crate) fn assert_conserved(engine: &Engine, ports: &[PortId]) {
     let (mut came, mut went) = (0, 0);
     for &port in ports {
         let c = engine.counters(port);
@@ -159,6 +165,6 @@ pub fn assert_conserved(engine: &Engine, ports: &[PortId]) {
     assert_eq!(came, went);
 }
 
-pub fn drops(engine: &Engine, port: PortId, reason: DropReason) -> u64 {
+pub(crate) fn drops(engine: &Engine, port: PortId, reason: DropReason) -> u64 {
     engine.counters(port).drops[reason.index()]
 }
