@@ -54,7 +54,7 @@ test-unit:
 	$(CARGO) test --locked --quiet $(UNIT)
 
 test-doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 # Cargo builds here, outside; only the test programs run in a sandbox, each in its own.
 test-e2e: build

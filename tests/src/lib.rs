@@ -10,6 +10,7 @@ pub mod check;
 pub mod cmd;
 pub mod daemon;
 pub mod frame;
+pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod ovs;
