@@ -27,18 +27,8 @@ impl Lines {
         Lines(reader)
     }
 
-    /// The next object; waits up to ten seconds. `None` at the end of the stream.
-    pub fn next(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        match self.0.read_line(&mut line) {
-            Ok(0) => None,
-            Ok(_) => Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))),
-            Err(e) => panic!("nothing came: {e}"),
-        }
-    }
-
     /// The first object that satisfies `wanted`, among the next thousand.
-    pub fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn expect(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..1000 {
             let event = self.next().expect("the stream goes on");
             if wanted(&event) {
@@ -46,6 +36,20 @@ impl Lines {
             }
         }
         panic!("not among a thousand events");
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Value;
+
+    /// The next object; waits up to ten seconds. `None` at the end of the stream.
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))),
+            Err(e) => panic!("nothing came: {e}"),
+        }
     }
 }
 
