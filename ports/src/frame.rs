@@ -10,9 +10,7 @@ use crate::RecvStats;
 /// the frame (EINVAL).
 #[inline]
 pub(crate) fn vnet_header(packet: &Packet) -> [u8; VnetHdr::LEN] {
-    let offload = &packet.meta().offload;
-    let hdr_len = if offload.is_gso() { segment::hdr_len(packet) } else { 0 };
-    VnetHdr::from_offload(offload, hdr_len).to_bytes()
+    VnetHdr::from_offload(&packet.meta().offload, segment::hdr_len(packet)).to_bytes()
 }
 
 impl RecvStats {

@@ -247,3 +247,185 @@ impl<'a> Reader<'a> {
         Err(self.error(format_args!("link type {link_type}; only Ethernet ({ETHERNET}) can be replayed")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames() -> Vec<Vec<u8>> {
+        vec![vec![1; 60], vec![2; 61], vec![3; 1514]]
+    }
+
+    fn play(mut rx: Replay, budget: usize, calls: usize) -> (Vec<usize>, RecvStats, RecvEnd) {
+        let (mut pool, mut out, mut stats) = (Pool::new(64, 4), Batch::new(), RecvStats::default());
+        let mut end = RecvEnd::More;
+        for _ in 0..calls {
+            end = rx.recv(&mut pool, &mut out, budget, &mut stats);
+        }
+        (out.iter().map(|p| p.len()).collect(), stats, end)
+    }
+
+    #[test]
+    fn endless_goes_round() {
+        let rx = Replay::new(frames(), ReplayConfig::default()).unwrap();
+        assert_eq!(rx.poll_fd(), None);
+        let (lens, _, end) = play(rx, 4, 2);
+        assert_eq!(lens, [60, 61, 1514, 60, 61, 1514, 60, 61]);
+        assert!(matches!(end, RecvEnd::More));
+    }
+
+    #[test]
+    fn counted_ends_and_wakes_nobody_any_more() {
+        let config = ReplayConfig { count: NonZeroU64::new(2), rate: None };
+        let mut rx = Replay::new(frames(), config).unwrap();
+        let Pace::Counted(fd) = &rx.pace else { panic!("{:?}", rx.pace) };
+        let fd = fd.try_clone().unwrap();
+        let (mut pool, mut out, mut stats) = (Pool::new(64, 4), Batch::new(), RecvStats::default());
+        assert!(matches!(rx.recv(&mut pool, &mut out, 4, &mut stats), RecvEnd::More));
+        assert!(matches!(rx.recv(&mut pool, &mut out, 4, &mut stats), RecvEnd::Drained));
+        assert!(matches!(rx.recv(&mut pool, &mut out, 4, &mut stats), RecvEnd::Drained));
+        assert_eq!(out.len(), 6);
+        let readable = rustix::io::read(&fd, &mut [0u8; 8]);
+        assert_eq!(readable.unwrap_err(), rustix::io::Errno::AGAIN);
+    }
+
+    #[test]
+    fn paced_keeps_its_rate() {
+        let config = ReplayConfig { count: None, rate: NonZeroU32::new(2000) };
+        let mut rx = Replay::new(frames(), config).unwrap();
+        assert!(rx.poll_fd().is_some());
+        let (mut pool, mut out, mut stats) = (Pool::new(64, 4), Batch::new(), RecvStats::default());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(300) {
+            std::thread::sleep(Duration::from_millis(1));
+            while matches!(rx.recv(&mut pool, &mut out, 64, &mut stats), RecvEnd::More) {}
+        }
+        let most = start.elapsed().as_secs_f64() * 2000.0 + 1.0;
+        // A sleep of over CATCH_UP on a busy machine loses frames, so the lower bound is loose.
+        assert!(out.len() > 200 && out.len() as f64 <= most, "{} of at most {most}", out.len());
+    }
+
+    #[test]
+    fn unusable_frames_are_counted() {
+        let rx =
+            Replay::new(vec![vec![0; 13], vec![0; 14], vec![0; 70_000]], ReplayConfig::default()).unwrap();
+        let (lens, stats, _) = play(rx, 3, 1);
+        assert_eq!((lens, stats.truncated, stats.oversize), (vec![14], 1, 1));
+        assert_eq!(
+            Replay::new(vec![], ReplayConfig::default()).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+
+    /// A pcap file of these frames in either byte order.
+    fn pcap(frames: &[Vec<u8>], big_endian: bool, magic: u32, link_type: u32) -> Vec<u8> {
+        let w32 = |v: u32| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+        let w16 = |v: u16| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+        let mut f = w32(magic).to_vec();
+        f.extend([w16(2), w16(4)].concat());
+        f.extend([w32(0), w32(0), w32(262_144), w32(link_type)].concat());
+        for frame in frames {
+            let len = w32(frame.len() as u32);
+            f.extend([w32(1), w32(2), len, len].concat());
+            f.extend(frame);
+        }
+        f
+    }
+
+    /// A pcapng file with a section, an interface, a block to skip, enhanced packets and a simple one.
+    fn pcapng(frames: &[Vec<u8>], big_endian: bool) -> Vec<u8> {
+        let w32 = |v: u32| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+        let w16 = |v: u16| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+        let block = |kind: u32, body: &[u8]| {
+            let padded = body.len().next_multiple_of(4);
+            let total = w32(padded as u32 + 12);
+            let mut b = [w32(kind), total].concat();
+            b.extend(body);
+            b.resize(8 + padded, 0);
+            b.extend(total);
+            b
+        };
+        let mut f = block(0x0a0d_0d0a, &[&w32(0x1a2b_3c4d)[..], &w16(1), &w16(0), &[0xff; 8]].concat());
+        f.extend(block(1, &[&w16(1)[..], &w16(0), &w32(0)].concat()));
+        f.extend(block(5, &[0; 10]));
+        for (i, frame) in frames.iter().enumerate() {
+            let len = w32(frame.len() as u32);
+            f.extend(match i {
+                0 => block(3, &[&len[..], frame].concat()),
+                _ => block(6, &[&w32(0)[..], &w32(0), &w32(0), &len, &len, frame].concat()),
+            });
+        }
+        f
+    }
+
+    fn all_kinds() -> Vec<Vec<u8>> {
+        vec![
+            pcap(&frames(), false, 0xa1b2_c3d4, 1),
+            pcap(&frames(), true, 0xa1b2_c3d4, 1),
+            pcap(&frames(), false, 0xa1b2_3c4d, 1),
+            pcap(&frames(), true, 0xa1b2_3c4d, 1),
+            pcapng(&frames(), false),
+            pcapng(&frames(), true),
+        ]
+    }
+
+    #[test]
+    fn every_kind_is_read() {
+        for file in all_kinds() {
+            assert_eq!(parse(&file).unwrap(), frames());
+        }
+        let two_sections = [pcapng(&frames(), false), pcapng(&frames(), true)].concat();
+        assert_eq!(parse(&two_sections).unwrap().len(), 6);
+        // With the frame check sequence, as some cards deliver it: 4 bytes (f bit, length 2 words).
+        let with_fcs = pcap(&[vec![7; 64]], false, 0xa1b2_c3d4, 1 | 1 << 26 | 2 << 28);
+        assert_eq!(parse(&with_fcs).unwrap(), [vec![7; 60]]);
+    }
+
+    #[test]
+    fn cut_anywhere_it_fails_or_ends_between_frames() {
+        for file in all_kinds() {
+            for cut in 0..file.len() {
+                match parse(&file[..cut]) {
+                    Ok(some) => assert!(frames().starts_with(&some) && some.len() < 3),
+                    Err(e) => {
+                        assert_eq!(e.kind(), io::ErrorKind::InvalidData);
+                        assert!(e.to_string().starts_with("at byte "), "{e}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_changed_byte_is_survived() {
+        let small = [vec![1; 20], vec![2; 21]];
+        for mut file in [pcap(&small, false, 0xa1b2_c3d4, 1), pcapng(&small, true)] {
+            for at in 0..file.len() {
+                let was = file[at];
+                for value in [0, 1, 0x7f, 0x80, 0xff] {
+                    file[at] = value;
+                    if let Ok(frames) = parse(&file) {
+                        assert!(frames.iter().all(|f| f.len() <= MAX_FRAME));
+                    }
+                }
+                file[at] = was;
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_place() {
+        let text = |file: &[u8]| parse(file).unwrap_err().to_string();
+        assert_eq!(text(b"hello, world"), "at byte 0: neither a pcap nor a pcapng file");
+        assert_eq!(text(b"abc"), "at byte 0: the file ends within 4 bytes that should be here");
+        let raw_ip = pcap(&frames(), false, 0xa1b2_c3d4, 101);
+        assert_eq!(text(&raw_ip), "at byte 24: link type 101; only Ethernet (1) can be replayed");
+        let mut cut = pcap(&frames(), false, 0xa1b2_c3d4, 1);
+        cut[36] = 100;
+        assert!(
+            text(&cut).starts_with("at byte 40: only 60 of a frame's 100 bytes were captured"),
+            "{}",
+            text(&cut)
+        );
+    }
+}

@@ -307,6 +307,11 @@ impl RxQueue for TapRx {
                     }
                 },
                 Err(Errno::INTR) => pool.put(packet),
+                // A frame whose offload virtio cannot express; the kernel has dropped it.
+                Err(Errno::INVAL) => {
+                    stats.count(DropReason::BadOffload);
+                    pool.put(packet);
+                }
                 Err(e) => {
                     pool.put(packet);
                     end = failed(e);
@@ -393,5 +398,98 @@ impl TapTx {
                 Err(_) => Err(DropReason::EgressError),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A datagram socket stands in for the TAP: it too brings one frame a read, and cuts long ones silently.
+    fn read(datagrams: &[&[u8]], budget: usize) -> (Batch, RecvStats, RecvEnd) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        for d in datagrams {
+            theirs.send(d).unwrap();
+        }
+        let mut rx = TapRx(Arc::new(OwnedFd::from(ours)));
+        let (mut pool, mut out, mut stats) = (Pool::new(64, 4), Batch::new(), RecvStats::default());
+        let end = rx.recv(&mut pool, &mut out, budget, &mut stats);
+        (out, stats, end)
+    }
+
+    fn frame(header: VnetHdr, len: usize) -> Vec<u8> {
+        let mut f = header.to_bytes().to_vec();
+        f.resize(VnetHdr::LEN + len, 0x5a);
+        f
+    }
+
+    #[test]
+    fn every_length_is_handed_over_or_counted() {
+        let longest = HEAD_ROOM + TAIL_ROOM - 1;
+        for len in [14, 15, 60, 1514, HEAD_ROOM - 1, HEAD_ROOM, HEAD_ROOM + 1, 9014, longest] {
+            let (out, stats, end) = read(&[&frame(VnetHdr::default(), len)], 8);
+            assert!(out.len() == 1 && out[0].to_vec() == vec![0x5a; len], "{len}");
+            assert_eq!((stats.truncated, stats.oversize, stats.bad_offload), (0, 0, 0));
+            assert!(matches!(end, RecvEnd::Drained));
+        }
+        for len in [longest + 1, longest + 2, longest + 5000] {
+            let (out, stats, _) = read(&[&frame(VnetHdr::default(), len)], 8);
+            assert_eq!((out.len(), stats.oversize), (0, 1), "{len}");
+        }
+        for len in 0..VnetHdr::LEN + ETH_HLEN {
+            let (out, stats, _) = read(&[&vec![0; len]], 8);
+            assert_eq!((out.len(), stats.truncated), (0, 1), "{len}");
+        }
+    }
+
+    #[test]
+    fn garbage_in_the_virtio_header_is_counted_and_passed_by() {
+        let good = frame(VnetHdr::default(), 60);
+        let mut random = 1u32;
+        let mut bad = 0;
+        for _ in 0..2000 {
+            let garbage: Vec<u8> = (0..VnetHdr::LEN)
+                .map(|_| {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (random >> 24) as u8
+                })
+                .collect();
+            let mut f = garbage;
+            f.resize(VnetHdr::LEN + 60, 0);
+            let (out, stats, _) = read(&[&f, &good], 8);
+            assert_eq!(out.len() as u32 + stats.bad_offload, 2);
+            assert!(out.last().is_some_and(|p| p.to_vec() == good[VnetHdr::LEN..]));
+            bad += stats.bad_offload;
+        }
+        assert!(bad > 1000, "{bad}");
+    }
+
+    #[test]
+    fn the_budget_bounds_reads_of_bad_frames_too() {
+        let bad = frame(VnetHdr { gso_type: 77, ..VnetHdr::default() }, 60);
+        let (out, stats, end) = read(&[&bad, &bad, &bad], 2);
+        assert_eq!((out.len(), stats.bad_offload), (0, 2));
+        assert!(matches!(end, RecvEnd::More));
+    }
+
+    #[test]
+    fn a_dead_device_is_fatal_and_other_failures_are_not() {
+        assert!(matches!(failed(Errno::AGAIN), RecvEnd::Drained));
+        for e in [Errno::BADFD, Errno::NODEV, Errno::BADF] {
+            assert!(matches!(failed(e), RecvEnd::Failed { fatal: true, .. }));
+        }
+        for e in [Errno::IO, Errno::NOMEM] {
+            assert!(matches!(failed(e), RecvEnd::Failed { fatal: false, .. }));
+        }
+    }
+
+    #[test]
+    fn feature_names() {
+        let all = TapFeatures { csum: true, tso4: true, tso6: true, uso: true };
+        assert_eq!(all.names(), ["csum", "tso4", "tso6", "uso"]);
+        assert_eq!(TapFeatures { uso: false, tso4: false, ..all }.names(), ["csum", "tso6"]);
     }
 }

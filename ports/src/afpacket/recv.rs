@@ -27,13 +27,21 @@ pub(super) struct AfPacketRx {
     socket: Arc<Socket>,
     /// Messages to prepare for: preparing costs, so it follows what comes.
     window: usize,
-    /// The kernel said ENETDOWN, and nothing came since.
-    down: bool,
+    down: Down,
+}
+
+/// What the kernel said of the interface going down. It says so once, in front of the frames still queued.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Down {
+    No,
+    /// To be reported when the queue is drained.
+    Heard,
+    Reported,
 }
 
 impl AfPacketRx {
     pub(super) fn new(socket: Arc<Socket>) -> AfPacketRx {
-        AfPacketRx { socket, window: FEW, down: false }
+        AfPacketRx { socket, window: FEW, down: Down::No }
     }
 }
 
@@ -48,31 +56,22 @@ impl RxQueue for AfPacketRx {
             let want = left.min(self.window);
             match receive(self.socket.fd.as_raw_fd(), pool, out, want, stats) {
                 Ok(n) => {
-                    self.down = false;
+                    if self.down == Down::Reported {
+                        self.down = Down::No;
+                    }
                     left = left.saturating_sub(n);
                     // A short count may hide an error behind the last frame, so ask once more.
                     self.window = if n == want { (self.window * 2).min(CHUNK) } else { FEW };
                 }
                 Err(e) => match e.raw_os_error() {
-                    Some(libc::EAGAIN) if self.down && self.socket.is_gone() => {
-                        return RecvEnd::Failed { error: gone(), fatal: true };
-                    }
-                    Some(libc::EAGAIN) => return RecvEnd::Drained,
+                    Some(libc::EAGAIN) => return self.drained(),
                     Some(libc::EINTR) => {}
                     // A frame whose offload virtio cannot express (SCTP); the kernel has dropped it.
                     Some(libc::EINVAL) => {
                         stats.bad_offload += 1;
                         left -= 1;
                     }
-                    Some(libc::ENETDOWN) => {
-                        self.down = true;
-                        return if self.socket.is_gone() {
-                            RecvEnd::Failed { error: gone(), fatal: true }
-                        } else {
-                            let error = io::Error::new(io::ErrorKind::NetworkDown, "the interface is down");
-                            RecvEnd::Failed { error, fatal: false }
-                        };
-                    }
+                    Some(libc::ENETDOWN) => self.down = Down::Heard,
                     Some(libc::ENODEV | libc::ENXIO | libc::EBADF) => {
                         return RecvEnd::Failed { error: gone(), fatal: true };
                     }
@@ -81,6 +80,20 @@ impl RxQueue for AfPacketRx {
             }
         }
         RecvEnd::More
+    }
+}
+
+impl AfPacketRx {
+    fn drained(&mut self) -> RecvEnd {
+        if self.down != Down::No && self.socket.is_gone() {
+            return RecvEnd::Failed { error: gone(), fatal: true };
+        }
+        if self.down == Down::Heard {
+            self.down = Down::Reported;
+            let error = io::Error::new(io::ErrorKind::NetworkDown, "the interface is down");
+            return RecvEnd::Failed { error, fatal: false };
+        }
+        RecvEnd::Drained
     }
 }
 
@@ -192,4 +205,84 @@ fn auxdata(message: &libc::msghdr) -> Option<libc::tpacket_auxdata> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A datagram socket stands in for a packet socket that misbehaves.
+    fn receive_one(datagram: &[u8]) -> (Batch, RecvStats) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.send(datagram).unwrap();
+        let (mut pool, mut out, mut stats) = (Pool::new(8, 8), Batch::new(), RecvStats::default());
+        assert_eq!(receive(ours.as_raw_fd(), &mut pool, &mut out, 4, &mut stats).unwrap(), 1);
+        let again = receive(ours.as_raw_fd(), &mut pool, &mut out, 4, &mut stats);
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(pool.free(), (4, 4), "every buffer came back");
+        (out, stats)
+    }
+
+    #[test]
+    fn cut_frames_are_never_handed_over() {
+        let (out, stats) = receive_one(&vec![0; VnetHdr::LEN + HEAD_ROOM + TAIL_ROOM + 1]);
+        assert!(out.is_empty());
+        assert_eq!((stats.oversize, stats.truncated), (1, 0));
+    }
+
+    #[test]
+    fn short_frames_and_frames_without_auxdata_are_counted() {
+        for len in [0, 1, 9, 10, 23, 24, 100, 5000] {
+            let (out, stats) = receive_one(&vec![0; len]);
+            assert!(out.is_empty());
+            assert_eq!((stats.oversize, stats.truncated), (0, 1), "{len}");
+        }
+    }
+
+    fn with_auxdata(header: VnetHdr, aux: libc::tpacket_auxdata, len: u32) -> Result<Packet, DropReason> {
+        let mut control = Control([0; 64]);
+        // SAFETY: all zeros is a valid value.
+        let mut m: libc::mmsghdr = unsafe { mem::zeroed() };
+        m.msg_len = len;
+        m.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+        m.msg_hdr.msg_controllen = control.0.len();
+        let size = mem::size_of_val(&aux) as u32;
+        // SAFETY: the control buffer has room for the header and the data.
+        unsafe {
+            let c = libc::CMSG_FIRSTHDR(&m.msg_hdr);
+            (*c).cmsg_level = libc::SOL_PACKET;
+            (*c).cmsg_type = libc::PACKET_AUXDATA;
+            (*c).cmsg_len = libc::CMSG_LEN(size) as usize;
+            libc::CMSG_DATA(c).cast::<libc::tpacket_auxdata>().write_unaligned(aux);
+        }
+        let mut pool = Pool::new(1, 1);
+        let mut packet = pool.get();
+        accept(&mut packet, &header.to_bytes(), &m, &mut Some(pool.take_tail())).map(|()| packet)
+    }
+    #[test]
+    fn auxdata_and_virtio_header_are_believed_only_when_they_make_sense() {
+        let vlan = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID;
+        let aux = libc::tpacket_auxdata {
+            tp_status: vlan,
+            tp_len: 60,
+            tp_snaplen: 60,
+            tp_mac: 0,
+            tp_net: 14,
+            tp_vlan_tci: 0xe005,
+            tp_vlan_tpid: 0x88a8,
+        };
+        let ok = with_auxdata(VnetHdr::default(), aux, 70).unwrap();
+        assert_eq!(ok.meta().vlan, Some(VlanTag { tpid: Tpid::Service, tci: 0xe005 }));
+        let untagged = libc::tpacket_auxdata { tp_status: 0, ..aux };
+        assert_eq!(with_auxdata(VnetHdr::default(), untagged, 70).unwrap().meta().vlan, None);
+
+        let cut = libc::tpacket_auxdata { tp_len: 61, ..aux };
+        assert_eq!(with_auxdata(VnetHdr::default(), cut, 70).err(), Some(DropReason::Truncated));
+        let odd = libc::tpacket_auxdata { tp_vlan_tpid: 0x9100, ..aux };
+        assert_eq!(with_auxdata(VnetHdr::default(), odd, 70).err(), Some(DropReason::BadOffload));
+        let outside = VnetHdr { flags: 1, csum_start: 59, csum_offset: 6, ..VnetHdr::default() };
+        assert_eq!(with_auxdata(outside, aux, 70).err(), Some(DropReason::BadOffload));
+    }
 }

@@ -1,0 +1,99 @@
+//! Ports allocate nothing per packet once they are warm. One test, since the counter sees every thread.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use common::*;
+use trunkline_packet::{Batch, Pool};
+use trunkline_ports::afpacket::AfPacket;
+use trunkline_ports::null::NullTx;
+use trunkline_ports::replay::{Replay, ReplayConfig};
+use trunkline_ports::tap::{Tap, TapConfig};
+use trunkline_ports::{RecvStats, RxQueue, SendStats, TxQueue};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: hands everything to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations during the second thousand rounds; the first warm up pools and kernel.
+fn allocations(mut round: impl FnMut()) -> u64 {
+    for _ in 0..1000 {
+        round();
+    }
+    let before = ALLOCATIONS.load(Relaxed);
+    for _ in 0..1000 {
+        round();
+    }
+    ALLOCATIONS.load(Relaxed) - before
+}
+
+#[test]
+fn nothing_is_allocated_per_packet() {
+    sandbox(Needs::Tun, || {
+        let (mut pool, mut batch) = (Pool::new(512, 128), Batch::with_capacity(256));
+        let (mut received, mut sent) = (RecvStats::default(), SendStats::default());
+
+        // Memory to a TAP.
+        let tap =
+            Tap::open(&TapConfig { name: "tap0".into(), queues: 1, offload: true, adopt: false }).unwrap();
+        address("tap0", [10, 7, 0, 1].into(), [10, 7, 0, 2].into(), "02:00:00:00:00:02");
+        let (mut tap_rx, tap_tx) = tap.into_io();
+        let mut replay =
+            Replay::new(vec![odd_frame(1, 60), odd_frame(2, 1514)], ReplayConfig::default()).unwrap();
+        let n = allocations(|| {
+            let _ = replay.recv(&mut pool, &mut batch, 32, &mut received);
+            tap_tx[0].send(&mut pool, &mut batch, &mut sent);
+        });
+        assert_eq!((n, sent.packets), (0, 64_000));
+
+        // The stack behind a TAP to nowhere; large ones use the tail.
+        ip("link set tap0 mtu 9000");
+        let socket = UdpSocket::bind("10.7.0.1:0").unwrap();
+        socket.connect("10.7.0.2:9").unwrap();
+        let (mut sent, payload) = (SendStats::default(), [0; 8000]);
+        let n = allocations(|| {
+            for len in [18, 1000, 8000] {
+                socket.send(&payload[..len]).unwrap();
+            }
+            let _ = tap_rx[0].recv(&mut pool, &mut batch, 64, &mut received);
+            NullTx.send(&mut pool, &mut batch, &mut sent);
+        });
+        assert_eq!(n, 0);
+        assert!(sent.packets >= 6000);
+
+        // A packet socket to another.
+        ip("link add p0 type veth peer name p1");
+        ip("link set p0 up");
+        ip("link set p1 up");
+        let [(_, tx), (mut rx, _)] = ["p0", "p1"].map(|i| AfPacket::open(i, true).unwrap().into_io());
+        let mut sent = SendStats::default();
+        let n = allocations(|| {
+            let _ = replay.recv(&mut pool, &mut batch, 48, &mut received);
+            tx[0].send(&mut pool, &mut batch, &mut sent);
+            let _ = rx[0].recv(&mut pool, &mut batch, 64, &mut received);
+            pool.put_all(&mut batch);
+        });
+        assert_eq!((n, sent.packets), (0, 96_000));
+    });
+}
