@@ -1,1 +1,23 @@
-//! fuzz
+//! Fuzz targets: plain functions that panic when something is wrong. `fuzz_targets/` makes libFuzzer
+//! programs of them; `tests/replay.rs` runs them on the committed corpora with an ordinary toolchain.
+
+pub mod coalesce;
+pub mod forward;
+pub mod headers;
+pub mod input;
+pub mod offload;
+pub mod pcap;
+pub mod tags;
+
+/// A target by the name of its corpus.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("coalesce", coalesce::target),
+    ("forward", forward::target),
+    ("headers", headers::target),
+    ("offload", offload::target),
+    ("pcap", pcap::target),
+    ("tags", tags::target),
+];

@@ -22,12 +22,13 @@
 //! - **TCP.** SYN, FIN, RST, URG or CWR is set, or other flags but PSH differ; PSH ends a run. The sequence
 //!   number does not follow on; acknowledgement, window, urgent pointer, or any option (with timestamps)
 //!   differ. A payload is empty, or is longer than the first one; a shorter one is the last.
-//! - **Superframes.** Segment sizes or kinds differ; the first does not end with a full segment.
+//! - **Superframes.** Segment sizes or kinds differ; the first does not end with a full segment. There would
+//!   be more segments than [`MAX_SEGMENTS`].
 //! - **Room.** The IP packet would exceed 65,535 bytes, or the first frame's tail is shared with a copy.
 
 use crate::checksum::{self, TCP_CHECK, UDP_CHECK};
 use crate::headers::{Fragment, Headers, IpVersion, proto, read16, read32, write16};
-use crate::segment::fix_ip;
+use crate::segment::{MAX_SEGMENTS, fix_ip};
 use crate::{Batch, Checksum, Gso, GsoKind, Offload, Packet, Pool};
 
 /// Flows that may be merged at a time; the oldest run makes way.
@@ -186,7 +187,8 @@ impl Run {
         let Ok([packet, other]) = batch.get_disjoint_mut([self.at, index]) else { return false };
         let fits = (next.size == self.first.size || (next.segments == 1 && next.payload < self.first.size))
             && self.first.headers - usize::from(self.first.ip.l3) + self.payload + next.payload <= MAX_IP
-            && (self.first.ip.proto != proto::UDP || self.segments + next.segments <= MAX_UDP_SEGMENTS);
+            && self.segments + next.segments
+                <= if self.first.ip.proto == proto::UDP { MAX_UDP_SEGMENTS } else { MAX_SEGMENTS };
         if !fits || !self.same_headers(packet, other, next) {
             return false;
         }

@@ -183,8 +183,11 @@ impl VnetHdr {
         } else {
             Checksum::Unknown
         };
-        let size = if kind == GsoKind::None { 0 } else { self.gso_size };
-        let offload = Offload { csum, gso: Gso { kind, ecn: self.gso_type & GSO_ECN != 0, size } };
+        let gso = match kind {
+            GsoKind::None => Gso::default(),
+            _ => Gso { kind, ecn: self.gso_type & GSO_ECN != 0, size: self.gso_size },
+        };
+        let offload = Offload { csum, gso };
         offload.check(len)?;
         Ok(offload)
     }
@@ -252,7 +255,8 @@ mod tests {
         ] {
             assert_eq!(bad.to_offload(60), Err(DropReason::BadOffload), "{bad:?}");
         }
-        // A stale segment size without a type is ignored, as the kernel does.
-        assert_eq!(VnetHdr { gso_size: 9, ..Default::default() }.to_offload(60), Ok(Offload::NONE));
+        // A stale segment size or ECN without a type is ignored, as the kernel does.
+        let stale = VnetHdr { gso_size: 9, gso_type: 0x80, ..Default::default() };
+        assert_eq!(stale.to_offload(60), Ok(Offload::NONE));
     }
 }

@@ -197,6 +197,8 @@ fn limits_of_size_and_count() {
     for (tcp, v6) in KINDS {
         let many = train(&Spec::new(tcp, v6, 10), 130);
         assert_eq!(left(&many), if tcp { 1 } else { 3 }, "64 datagrams at most");
+        let tiny = train(&Spec::new(tcp, v6, 1), 1500);
+        assert_eq!(left(&tiny), if tcp { 2 } else { 24 }, "no more than can be cut again");
         // 46 times 1,448 is over 65,535.
         let large = train(&Spec::new(tcp, v6, 1448), 46);
         assert_eq!(left(&large), 2);
