@@ -117,7 +117,8 @@ pub fn parse_json(value: serde_json::Value) -> Result<Desired> {
             }
         }
     }
-    serde_json::from_value(value).map_err(|e| Error::invalid(e.to_string()))
+    serde_path_to_error::deserialize(value)
+        .map_err(|e| Error::invalid(e.inner().to_string()).within(e.path()))
 }
 
 struct Document<'a> {

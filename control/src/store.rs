@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::model::{Desired, Owner, PortSpec};
+use crate::model::Desired;
 use crate::{Error, ErrorKind, Result, files};
 
 const FILE: &str = "state.toml";
@@ -96,18 +96,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::model::Owner;
 
     fn sample() -> Desired {
-        let mut d = files::parse(
-            "f",
-            "[bridge.br0]\n[[bridge.br0.fdb]]\nmac='02:00:00:00:00:01'\nport='web.1'\n\
-             [port.'web.1']\nbridge='br0'\ntype='tap'\nifname='x'\nlabels={a='\"\\n'}",
-        );
-        if let Ok(d) = &mut d {
-            let web: &mut PortSpec = d.ports.get_mut("web.1").unwrap();
-            web.owner = Owner::Cni;
-        }
-        d.unwrap()
+        let text = "[bridge.br0]\n[[bridge.br0.fdb]]\nmac='02:00:00:00:00:01'\nport='web.1'\n\
+                    [port.'web.1']\nbridge='br0'\ntype='tap'\nifname='x'\nlabels={a='\"\\n'}";
+        let mut d = files::parse("f", text).unwrap();
+        d.ports.get_mut("web.1").unwrap().owner = Owner::Cni;
+        d
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `trunkline apply`: what a file makes of the present state.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 
 use serde::Serialize;
 
@@ -43,12 +42,16 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
     }
     for (name, port) in &merged.ports {
         if current.bridges.contains_key(&port.bridge) && !merged.bridges.contains_key(&port.bridge) {
-            return Err(Error::conflict(format!(
-                "bridge {} is not in the file, but port {name} (owner: {}) is on it",
-                port.bridge,
-                owner_name(port.owner)
-            ))
-            .hint(format!("keep the bridge in the file, or remove the port: trunkline port del {name}")));
+            let owner = owner_name(port.owner);
+            let error = Error::conflict(format!(
+                "bridge {} is not in the file, but port {name} (owner: {owner}) is on it",
+                port.bridge
+            ));
+            let keep = format!("add [bridge.{}] to the file", port.bridge);
+            return Err(match port.owner {
+                Owner::Config => error.hint(keep),
+                _ => error.hint(format!("{keep}, or remove the port: trunkline port del {name}")),
+            });
         }
     }
     Ok((merged, changes))
@@ -117,7 +120,7 @@ fn differing_keys<T: Serialize>(old: &T, new: &T) -> Vec<String> {
     keys.into_iter().filter(|k| old.get(*k) != new.get(*k)).cloned().collect()
 }
 
-fn owner_name(owner: Owner) -> impl Display {
+fn owner_name(owner: Owner) -> &'static str {
     match owner {
         Owner::Cli => "cli",
         Owner::Config => "config",

@@ -160,6 +160,19 @@ pub fn check_port(name: &str, spec: &serde_json::Value) -> Result<()> {
     map.keys().try_for_each(|k| check(Object::Port(name, kind), k))
 }
 
+/// Reads an object whose keys were checked; errors say which key is wrong.
+///
+/// # Errors
+/// When a value is of the wrong type, or a key is missing.
+pub fn read<T: de::DeserializeOwned>(object: Object<'_>, value: serde_json::Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        let key = path.split(['.', '[']).next().unwrap_or_default();
+        let place = if key.is_empty() { object.to_string() } else { format!("{key} in {object}") };
+        Error::invalid(e.inner().to_string()).within(place)
+    })
+}
+
 /// A port as it is written: every key of every type.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -1,0 +1,185 @@
+//! What each writing request does to the desired state. Plain functions: validation and the kernel come
+//! after, in the controller.
+
+use serde_json::Value;
+use trunkline_packet::MacAddr;
+
+use crate::model::keys::{self, Object};
+use crate::model::{BridgeSpec, Desired, PortSpec, StaticFdb};
+use crate::{Error, Result};
+
+/// The body of a PUT, or the `spec` of a POST, for a bridge.
+pub(super) fn read_bridge(name: &str, body: Value) -> Result<BridgeSpec> {
+    keys::check_bridge(name, &body)?;
+    keys::read(Object::Bridge(name), body)
+}
+
+/// The same for a port.
+pub(super) fn read_port(name: &str, body: Value) -> Result<PortSpec> {
+    keys::check_port(name, &body)?;
+    keys::read(Object::Port(name, ""), body)
+}
+
+pub(super) fn no_bridge(name: &str) -> Error {
+    Error::not_found(format!("there is no bridge {name}")).hint("see: trunkline bridge list")
+}
+
+pub(super) fn no_port(name: &str) -> Error {
+    Error::not_found(format!("there is no port {name}")).hint("see: trunkline port list")
+}
+
+pub(super) fn bridge<'d>(desired: &'d mut Desired, name: &str) -> Result<&'d mut BridgeSpec> {
+    desired.bridges.get_mut(name).ok_or_else(|| no_bridge(name))
+}
+
+pub(super) fn add_bridge(desired: &mut Desired, name: String, spec: BridgeSpec) -> Result<()> {
+    if desired.bridges.contains_key(&name) {
+        return Err(Error::conflict(format!("bridge {name} is there already"))
+            .hint(format!("change it with: trunkline bridge set {name}")));
+    }
+    desired.bridges.insert(name, spec);
+    Ok(())
+}
+
+/// Replaces a bridge's settings; `body` without an owner leaves it its owner.
+pub(super) fn put_bridge(desired: &mut Desired, name: &str, body: Value) -> Result<()> {
+    let owned = body.get("owner").is_some();
+    let mut spec = read_bridge(name, body)?;
+    let old = bridge(desired, name)?;
+    if !owned {
+        spec.owner = old.owner;
+    }
+    *old = spec;
+    Ok(())
+}
+
+pub(super) fn del_bridge(desired: &mut Desired, name: &str, force: bool) -> Result<()> {
+    bridge(desired, name)?;
+    let ports: Vec<String> =
+        desired.ports.iter().filter(|(_, p)| p.bridge == name).map(|(name, _)| name.clone()).collect();
+    if !ports.is_empty() && !force {
+        let few = ports.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        let more = if ports.len() > 3 { ", …" } else { "" };
+        return Err(Error::conflict(format!("bridge {name} has {} port(s): {few}{more}", ports.len()))
+            .hint("delete them first, or all together with --force"));
+    }
+    ports.iter().for_each(|port| {
+        desired.remove_port(port);
+    });
+    desired.bridges.remove(name);
+    Ok(())
+}
+
+pub(super) fn add_port(desired: &mut Desired, name: String, spec: PortSpec) -> Result<()> {
+    if let Some(other) = desired.ports.get(&name) {
+        return Err(Error::conflict(format!("port {name} is there already, on bridge {}", other.bridge))
+            .hint(format!(
+                "port names are unique in the daemon; change it with: trunkline port set {name}"
+            )));
+    }
+    desired.ports.insert(name, spec);
+    Ok(())
+}
+
+/// Replaces a port's settings; `body` without an owner leaves it its owner.
+pub(super) fn put_port(desired: &mut Desired, name: &str, body: Value) -> Result<()> {
+    let owned = body.get("owner").is_some();
+    let mut spec = read_port(name, body)?;
+    let old = desired.ports.get_mut(name).ok_or_else(|| no_port(name))?;
+    if !owned {
+        spec.owner = old.owner;
+    }
+    *old = spec;
+    Ok(())
+}
+
+/// Changes the keys that `patch` names; null takes one away (RFC 7386).
+pub(super) fn patch_port(desired: &mut Desired, name: &str, patch: &Value) -> Result<()> {
+    if !patch.is_object() {
+        return Err(Error::invalid("a merge patch is a JSON object").hint("for example {\"vlan\": 20}"));
+    }
+    let old = desired.ports.get_mut(name).ok_or_else(|| no_port(name))?;
+    let mut value =
+        serde_json::to_value(&*old).map_err(|e| Error::new(crate::ErrorKind::Internal, e.to_string()))?;
+    merge_patch(&mut value, patch);
+    *old = read_port(name, value)?;
+    Ok(())
+}
+
+/// RFC 7386 §2, MergePatch.
+fn merge_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    if let Value::Object(target) = target {
+        for (key, value) in patch {
+            if value.is_null() {
+                target.remove(key);
+            } else {
+                merge_patch(target.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+    }
+}
+
+pub(super) fn del_port(desired: &mut Desired, name: &str) -> Result<()> {
+    if desired.remove_port(name) { Ok(()) } else { Err(no_port(name)) }
+}
+
+/// Adds a static entry, in place of one of the same address and VLAN.
+pub(super) fn fdb_add(desired: &mut Desired, name: &str, entry: StaticFdb) -> Result<()> {
+    let entries = &mut bridge(desired, name)?.static_fdb;
+    match entries.iter_mut().find(|e| (e.vlan, &e.mac) == (entry.vlan, &entry.mac)) {
+        Some(old) => *old = entry,
+        None => entries.push(entry),
+    }
+    Ok(())
+}
+
+pub(super) fn fdb_del(desired: &mut Desired, name: &str, vlan: u16, mac: MacAddr) -> Result<()> {
+    let entries = &mut bridge(desired, name)?.static_fdb;
+    let before = entries.len();
+    entries.retain(|e| (e.vlan, e.mac.parse()) != (vlan, Ok(mac)));
+    if entries.len() == before {
+        return Err(Error::not_found(format!("bridge {name} has no static entry for {mac} in VLAN {vlan}"))
+            .hint(format!("learned ones go with: trunkline fdb flush {name}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn merge_patch_is_that_of_the_rfc() {
+        // RFC 7386, appendix A.
+        for (target, patch, result) in [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b"}), json!({"a":null}), json!({})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({"a":"b"}), json!(["c"]), json!(["c"])),
+            (json!({"a":"foo"}), json!(null), json!(null)),
+            (json!({"a":"foo"}), json!("bar"), json!("bar")),
+            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
+            (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ] {
+            let mut value = target.clone();
+            merge_patch(&mut value, &patch);
+            assert_eq!(value, result, "{target} + {patch}");
+        }
+    }
+}
