@@ -130,7 +130,7 @@ impl AfPacket {
 pub struct Monitor(Weak<Socket>);
 
 impl Monitor {
-    /// Looks at the interface and takes over its MTU for [`TxQueue::mtu`].
+    /// Looks at the interface and takes over its MTU for [`crate::TxQueue::mtu`].
     ///
     /// The receiving side reports an interface that goes down, but a socket hears nothing of one that is
     /// deleted while it is down: call this about once a second, or on link events.

@@ -2,7 +2,7 @@
 //!
 //! This crate and the buffers of `trunkline-packet` are the only ones that may hold `unsafe` code, and it
 //! is the only one that makes packet system calls. It knows nothing of bridges or VLAN membership: it
-//! turns kernel frames into [`Packet`]s with their offload metadata, and back.
+//! turns kernel frames into [`trunkline_packet::Packet`]s with their offload metadata, and back.
 #![allow(unsafe_code)]
 
 pub mod afpacket;

@@ -24,7 +24,7 @@ struct Named(String);
 
 impl Drop for Named {
     fn drop(&mut self) {
-        drop(Command::new("ip").args(["netns", "del", &self.0]).status());
+        drop(Command::new("ip").args(["netns", "del", &self.0]).stderr(Stdio::null()).status());
     }
 }
 
@@ -44,9 +44,13 @@ fn found_by_pid_path_and_descriptor() {
 
 #[test]
 fn found_by_name() {
+    let test = test_name();
     sandbox(Needs::Net, || {
         let name = Named(format!("ports-test-{}", std::process::id()));
-        ip(&format!("netns add {}", name.0));
+        let added = Command::new("ip").args(["netns", "add", &name.0]).stderr(Stdio::null()).status();
+        if !added.is_ok_and(|status| status.success()) {
+            return skipped(&test, "may not write to /run/netns");
+        }
         let ns = Netns::open(&name.0).unwrap();
         assert_eq!(ns.id(), Netns::open(&format!("/run/netns/{}", name.0)).unwrap().id());
         inside(&ns, || ip("link add onlyhere type veth peer name onlyhere2"));

@@ -85,7 +85,8 @@ fn nothing_is_allocated_per_packet() {
         // A packet socket to another.
         ip("link add p0 type veth peer name p1");
         ip("link set p0 up");
-        ip("link set p1 up");
+        up("p1");
+        up("p0");
         let [(_, tx), (mut rx, _)] = ["p0", "p1"].map(|i| AfPacket::open(i, true).unwrap().into_io());
         let mut sent = SendStats::default();
         let n = allocations(|| {

@@ -25,7 +25,7 @@ pub enum Needs {
 /// Runs `f` on a thread in a network namespace of its own, which goes with it. Without the right to make
 /// one, says that the test was skipped.
 pub fn sandbox(needs: Needs, f: impl FnOnce() + Send) {
-    let test = thread::current().name().unwrap_or("test").to_string();
+    let test = test_name();
     let outcome = thread::scope(|s| {
         s.spawn(|| {
             if needs == Needs::Tun
@@ -43,10 +43,19 @@ pub fn sandbox(needs: Needs, f: impl FnOnce() + Send) {
     });
     match outcome {
         Ok(None) => {}
-        // Straight to the descriptor: the test harness swallows what a passing test prints.
-        Ok(Some(why)) => drop(writeln!(io::stderr(), "SKIPPED {test}: {why}")),
+        Ok(Some(why)) => skipped(&test, &why),
         Err(panic) => panic::resume_unwind(panic),
     }
+}
+
+/// The harness names the thread of each test after it.
+pub fn test_name() -> String {
+    thread::current().name().unwrap_or("test").to_string()
+}
+
+/// Says so straight to the descriptor: the harness swallows what a passing test prints.
+pub fn skipped(test: &str, why: &str) {
+    drop(io::stderr().write_all(format!("\nSKIPPED {test}: {why}\n").as_bytes()));
 }
 
 fn enter_new() -> io::Result<()> {
@@ -70,6 +79,23 @@ pub fn path_of(ns: &Netns) -> String {
 pub fn ip(words: &str) {
     let out = Command::new("ip").args(words.split_whitespace()).output().expect("ip (iproute2) runs");
     assert!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Sets an interface up and waits until it sends: when the other end of a veth comes up, the kernel goes on
+/// dropping silently what is sent (noop qdisc) until its link watch has noticed, up to a second later.
+pub fn up(dev: &str) {
+    ip(&format!("link set {dev} up"));
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let out = Command::new("ip").args(["-o", "link", "show", dev]).output().expect("ip (iproute2) runs");
+        if String::from_utf8_lossy(&out.stdout).contains("state UP") {
+            break;
+        }
+        assert!(Instant::now() < end, "{dev} never came up: {}", String::from_utf8_lossy(&out.stdout));
+        thread::sleep(Duration::from_millis(5));
+    }
+    // The state changes just before the queue does, under the lock that this request takes too.
+    ip(&format!("link set {dev} up"));
 }
 
 /// Does something in another namespace.
