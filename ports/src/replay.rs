@@ -414,6 +414,21 @@ mod tests {
     }
 
     #[test]
+    fn files_are_named_in_errors() {
+        let dir = std::env::temp_dir();
+        let path = dir.join(format!("trunkline-replay-{}.pcap", std::process::id()));
+        fs::write(&path, pcap(&frames(), true, 0xa1b2_c3d4, 1)).unwrap();
+        let (lens, ..) = play(Replay::open(&path, ReplayConfig::default()).unwrap(), 3, 1);
+        assert_eq!(lens, [60, 61, 1514]);
+        let open = |path: &Path| Replay::open(path, ReplayConfig::default()).unwrap_err();
+        fs::write(&path, [0xa1, 0xb2, 0xc3, 0xd4, 0, 3, 0, 0]).unwrap();
+        let error = open(&path).to_string();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(error, format!("{}: at byte 4: pcap version 3.0; only 2.x is known", path.display()));
+        assert_eq!(open(&path).kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
     fn refusals_name_the_place() {
         let text = |file: &[u8]| parse(file).unwrap_err().to_string();
         assert_eq!(text(b"hello, world"), "at byte 0: neither a pcap nor a pcapng file");

@@ -191,11 +191,10 @@ unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<i32> {
 }
 
 fn explain(e: io::Error) -> io::Error {
-    let what = "cannot keep the host's stack off the interface";
     match e.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS) => {
-            io::Error::new(io::ErrorKind::Unsupported, format!("{what}: needs Linux 6.6 or later (tcx)"))
+            io::Error::new(io::ErrorKind::Unsupported, "dropping at ingress (tcx) needs Linux 6.6 or later")
         }
-        _ => sys::context(what, e),
+        _ => sys::context("dropping at ingress (tcx)", e),
     }
 }
