@@ -182,11 +182,3 @@ impl Controller {
 fn gone() -> Error {
     Error::new(ErrorKind::Internal, "the daemon is stopping").hint("start it again: trunkline daemon")
 }
-
-/// Until `validate.rs` is there.
-fn validate(desired: &Desired) -> Result<()> {
-    match desired.ports.values().find(|p| !desired.bridges.contains_key(&p.bridge)) {
-        Some(p) => Err(Error::not_found(format!("there is no bridge {}", p.bridge))),
-        None => Ok(()),
-    }
-}

@@ -7,12 +7,18 @@
 //!                                             └──▶ store (state file) ──▶ events (watch streams)
 //! ```
 
+pub mod api;
+pub mod client;
 pub mod controller;
 pub mod error;
 pub mod files;
+pub mod keeper;
 pub mod model;
+mod net;
 pub mod reconcile;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod validate;
 
 pub use error::{Error, ErrorKind, Result};

@@ -6,6 +6,7 @@
 //! rest of the edit has succeeded: a parked interface can be taken back with everything on it.
 
 use crate::model::{BridgeSpec, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb};
+use crate::validate::vlan_mode;
 use crate::{Error, Result};
 
 #[cfg(test)]
@@ -140,16 +141,6 @@ pub(crate) fn down_status(name: &str, spec: &PortSpec, reason: &Error) -> PortSt
         offloads: Vec::new(),
         queues: 0,
         macs: 0,
-        vlan_mode: effective_vlan_mode(spec),
+        vlan_mode: vlan_mode(spec),
     }
-}
-
-/// The VLAN mode in force: as Open vSwitch decides when none is given.
-pub(crate) fn effective_vlan_mode(spec: &PortSpec) -> crate::model::VlanMode {
-    use crate::model::VlanMode;
-    spec.vlan_mode.unwrap_or(match (spec.vlan, &spec.trunks) {
-        (Some(_), None) => VlanMode::Access,
-        (Some(_), Some(_)) => VlanMode::NativeTagged,
-        (None, _) => VlanMode::Trunk,
-    })
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::validate;
+use crate::validate::validate;
 use super::{Command, Persist, Shared, gone};
 use crate::model::{BridgeSpec, BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
 use crate::reconcile::{Notice, World, down_status, inherit};

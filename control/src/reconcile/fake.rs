@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Notice, World, effective_vlan_mode};
+use super::{Notice, World};
 use crate::model::{
     BridgeSpec, Desired, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb,
 };
@@ -154,7 +154,7 @@ impl World for FakeWorld {
             offloads: Vec::new(),
             queues: 1,
             macs: 0,
-            vlan_mode: effective_vlan_mode(spec),
+            vlan_mode: crate::validate::vlan_mode(spec),
         })
     }
 

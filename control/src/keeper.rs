@@ -1,0 +1,101 @@
+//! The keeper: a small process that holds duplicates of the daemon's descriptors, so that a container's
+//! interface outlives the daemon, be it killed, upgraded or crashed.
+//!
+//! The daemon starts it when nobody answers on `RUNDIR/keeper.sock`. It ends by itself when it holds
+//! nothing and no daemon is connected for some seconds. Requests and answers are JSON, one each per
+//! message of a SOCK_SEQPACKET socket, with descriptors beside them (SCM_RIGHTS).
+//!
+//! A TAP's device goes with its namespace whatever the keeper holds (the descriptor was opened outside it);
+//! while no daemon runs, the keeper looks for such ends and closes the descriptors.
+
+mod client;
+mod message;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub(crate) use client::{Keeper, Kept, Launch};
+
+use crate::{Error, Result};
+
+/// Version of the protocol. A daemon and a keeper of different ones do not talk.
+const VERSION: u32 = 1;
+
+/// The body of the keeper process; returns when it is of no more use.
+///
+/// # Errors
+/// When another keeper has the run directory, or its socket cannot be made.
+pub fn run(run_dir: &Path) -> Result<()> {
+    let run_dir = std::path::absolute(run_dir).map_err(|e| failed(run_dir, &e))?;
+    // Fails for the leader of a group, as which systemd starts it: nothing to leave then.
+    let _ = rustix::process::setsid();
+    // The daemon's working directory is none of its business.
+    let _ = std::env::set_current_dir("/");
+    raise_descriptor_limit();
+    server::Server::bind(&run_dir)?.serve().map_err(|e| failed(&run_dir, &e))
+}
+
+/// Starts a keeper as a process of its own that the end of this one does not touch.
+///
+/// # Errors
+/// When the binary cannot be started.
+pub(crate) fn launch(run_dir: &Path) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+    Command::new(std::env::current_exe()?)
+        .arg("--run-dir")
+        .arg(run_dir)
+        .arg("keeper")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+/// One descriptor per queue of every TAP: the usual soft limit of 1,024 is soon reached.
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Not allowed in some containers; then it is as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// An exclusive lock on a file that says whose it is; released when dropped, or with the process.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock and writes our pid into the file; `Err(Some(pid))` when another process has it.
+    pub(crate) fn take(path: &Path) -> io::Result<std::result::Result<Lock, String>> {
+        use std::io::{Read, Write};
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                Ok(Ok(Lock { _file: file }))
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid)?;
+                Ok(Err(pid.trim().to_owned()))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("keeper.sock")
+}
+
+fn failed(run_dir: &Path, error: &io::Error) -> Error {
+    Error::failed(format!("the keeper of {} failed: {error}", run_dir.display()))
+}

@@ -1,0 +1,186 @@
+//! The keeper's own side.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
+use serde_json::Value;
+
+use super::message::{Answer, MAX_FDS, Request, receive, send};
+use super::{Lock, VERSION, failed, socket_path};
+use crate::{Error, Result};
+
+/// How long it stays with nothing to hold and no daemon.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often it looks for interfaces that are gone, while no daemon does.
+const SWEEP: Duration = Duration::from_secs(1);
+
+pub(super) struct Server {
+    _lock: Lock,
+    listener: OwnedFd,
+    daemons: Vec<OwnedFd>,
+    held: BTreeMap<String, Held>,
+}
+
+struct Held {
+    meta: Value,
+    fds: Vec<OwnedFd>,
+}
+
+impl Server {
+    pub(super) fn bind(run_dir: &Path) -> Result<Server> {
+        let lock = Lock::take(&run_dir.join("keeper.lock")).map_err(|e| failed(run_dir, &e))?;
+        let lock = lock.map_err(|pid| {
+            Error::conflict(format!("a keeper for {} runs already, process {pid}", run_dir.display()))
+        })?;
+        let listener = listener(run_dir).map_err(|e| failed(run_dir, &e))?;
+        Ok(Server { _lock: lock, listener, daemons: Vec::new(), held: BTreeMap::new() })
+    }
+
+    /// Serves until it is of no more use.
+    pub(super) fn serve(mut self) -> io::Result<()> {
+        let mut idle_since = Instant::now();
+        loop {
+            let wait = match (self.daemons.is_empty(), self.held.is_empty()) {
+                (false, _) => None,
+                (true, false) => Some(SWEEP),
+                (true, true) => match PATIENCE.checked_sub(idle_since.elapsed()) {
+                    Some(left) => Some(left),
+                    None => return Ok(()),
+                },
+            };
+            let ready = self.wait(wait)?;
+            if !self.handle(&ready)? {
+                return Ok(());
+            }
+            if self.daemons.is_empty() {
+                self.close_dead();
+            }
+            if !self.daemons.is_empty() || !self.held.is_empty() {
+                idle_since = Instant::now();
+            }
+        }
+    }
+
+    /// Which of the listener (first) and the connections have something; sorted.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<usize>> {
+        let timeout = timeout
+            .map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+        let all = std::iter::once(&self.listener).chain(&self.daemons);
+        let mut polled: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ready = polled.iter().enumerate().filter(|(_, p)| !p.revents().is_empty());
+        Ok(ready.map(|(n, _)| n).collect())
+    }
+
+    /// False when it was asked to end.
+    fn handle(&mut self, ready: &[usize]) -> io::Result<bool> {
+        // From the last one, so that removal does not move those still to come.
+        for &n in ready.iter().rev() {
+            if n == 0 {
+                match accept_with(&self.listener, SocketFlags::CLOEXEC) {
+                    Ok(daemon) => self.daemons.push(daemon),
+                    Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                continue;
+            }
+            match self.serve_one(n - 1) {
+                Ok(Served::Next) => {}
+                Ok(Served::Quit) => return Ok(false),
+                // A connection that ends or talks nonsense is closed; what is held stays.
+                Ok(Served::End) | Err(_) => drop(self.daemons.remove(n - 1)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn serve_one(&mut self, n: usize) -> io::Result<Served> {
+        let Some((request, fds)) = receive::<Request>(&self.daemons[n])? else { return Ok(Served::End) };
+        let mut answer = Answer::default();
+        let mut beside: &[OwnedFd] = &[];
+        let mut served = Served::Next;
+        match request {
+            Request::Hello { version } => {
+                answer.pid = std::process::id();
+                if version != VERSION {
+                    answer.error = format!("the keeper speaks version {VERSION}, not {version}");
+                }
+            }
+            Request::Put { name, meta, append } => {
+                let held = self.held.entry(name).or_insert(Held { meta: Value::Null, fds: Vec::new() });
+                if !append {
+                    held.fds.clear();
+                }
+                held.meta = meta;
+                held.fds.extend(fds);
+            }
+            Request::Drop { name } => drop(self.held.remove(&name)),
+            Request::Names => answer.names = self.held.keys().cloned().collect(),
+            Request::Get { name, from } => match self.held.get(&name) {
+                Some(held) => {
+                    answer.meta = held.meta.clone();
+                    answer.total = held.fds.len();
+                    let from = from.min(held.fds.len());
+                    beside = &held.fds[from..held.fds.len().min(from + MAX_FDS)];
+                }
+                None => answer.error = format!("nothing is held as {name}"),
+            },
+            Request::Quit => {
+                // Closed before the answer: who asked may rely on the interfaces being gone.
+                self.held.clear();
+                served = Served::Quit;
+            }
+        }
+        let beside: Vec<BorrowedFd<'_>> = beside.iter().map(AsFd::as_fd).collect();
+        send(&self.daemons[n], &answer, &beside)?;
+        Ok(served)
+    }
+
+    /// Closes descriptors whose device is gone.
+    fn close_dead(&mut self) {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.held.retain(|_, held| {
+            // Asked without IN: a waiting frame is none of the keeper's business.
+            let mut polled: Vec<_> = held.fds.iter().map(|fd| PollFd::new(fd, PollFlags::empty())).collect();
+            let asked = poll(&mut polled, Some(&now));
+            asked.is_err() || !polled.iter().any(|p| p.revents().intersects(PollFlags::ERR | PollFlags::HUP))
+        });
+    }
+}
+
+enum Served {
+    Next,
+    End,
+    Quit,
+}
+
+/// A listening socket, mode 0600, in place of whatever a keeper that was killed left behind.
+fn listener(run_dir: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = socket_path(run_dir);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrUnix::new(&path)?)?;
+    // Nobody can connect before `listen`, so there is no moment with a wider mode.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    listen(&socket, 16)?;
+    // A daemon that does not read its answers is not waited for.
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Send,
+        Some(Duration::from_secs(5)),
+    )?;
+    Ok(socket)
+}

@@ -1,0 +1,350 @@
+//! Interfaces, addresses and routes by rtnetlink, in a given network namespace.
+//!
+//! Calls block; they are for the controller's thread, not for tasks. Errors say what to do.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+
+use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
+use tokio::runtime::Runtime;
+use trunkline_packet::MacAddr;
+use trunkline_ports::netns::Netns;
+
+use crate::{Error, ErrorKind, Result};
+
+#[cfg(test)]
+mod tests;
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Its number in its namespace.
+    pub(crate) index: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its MAC address, if it has one.
+    pub(crate) mac: Option<MacAddr>,
+    /// Bytes.
+    pub(crate) mtu: u32,
+    /// Administratively up.
+    pub(crate) up: bool,
+    /// It has a carrier.
+    pub(crate) carrier: bool,
+    /// Frames its own queue dropped on the way out, since it was made.
+    pub(crate) tx_dropped: u64,
+    /// Name of the kind of bond, bridge or switch it is enslaved to, by index.
+    pub(crate) controller: Option<u32>,
+}
+
+/// An rtnetlink socket.
+pub(crate) struct Session {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+/// Runs `f` with an rtnetlink socket in a namespace, or in the calling thread's. Not to be called from a
+/// tokio task.
+///
+/// # Errors
+/// Those of `f`, and when the namespace cannot be entered.
+pub(crate) fn session<T: Send>(
+    netns: Option<&Netns>,
+    f: impl FnOnce(&Session) -> Result<T> + Send,
+) -> Result<T> {
+    let open = || f(&Session::open().map_err(|e| explain("cannot open a netlink socket", &e))?);
+    match netns {
+        None => open(),
+        Some(netns) => {
+            netns.run(open).map_err(|e| explain("cannot enter the network namespace", &e)).flatten()
+        }
+    }
+}
+
+impl Session {
+    fn open() -> io::Result<Session> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let guard = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        drop(guard);
+        runtime.spawn(connection);
+        Ok(Session { runtime, handle })
+    }
+
+    /// An interface by name; `None` when there is none.
+    pub(crate) fn link(&self, name: &str) -> Result<Option<Link>> {
+        let found = self.runtime.block_on(async {
+            let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+            links.next().await.transpose()
+        });
+        match found.map_err(netlink) {
+            Ok(message) => Ok(message.map(Link::from)),
+            Err(e) if e.raw_os_error() == Some(19) => Ok(None),
+            Err(e) => Err(explain(format!("cannot look up interface {name}"), &e)),
+        }
+    }
+
+    /// An interface that must be there.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not.
+    pub(crate) fn expect_link(&self, name: &str) -> Result<Link> {
+        self.link(name)?.ok_or_else(|| Error::not_found(format!("there is no interface {name}")))
+    }
+
+    /// Every interface of the namespace.
+    pub(crate) fn links(&self) -> Result<Vec<Link>> {
+        self.runtime
+            .block_on(self.handle.link().get().execute().map_ok(Link::from).try_collect())
+            .map_err(|e| explain("cannot list interfaces", &netlink(e)))
+    }
+
+    fn set(&self, what: impl FnOnce() -> String, message: LinkMessage) -> Result<()> {
+        self.runtime
+            .block_on(self.handle.link().set(message).execute())
+            .map_err(|e| explain(what(), &netlink(e)))
+    }
+
+    /// Sets the MAC address.
+    pub(crate) fn set_mac(&self, link: &Link, mac: MacAddr) -> Result<()> {
+        let message = LinkUnspec::new_with_index(link.index).address(mac.0.to_vec()).build();
+        self.set(|| format!("cannot give interface {} the address {mac}", link.name), message)
+    }
+
+    /// Sets the MTU, bytes.
+    pub(crate) fn set_mtu(&self, link: &Link, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
+        self.set(|| format!("cannot set interface {} to MTU {mtu}", link.name), message)
+    }
+
+    /// Sets the interface up or down.
+    pub(crate) fn set_up(&self, link: &Link, up: bool) -> Result<()> {
+        let link_at = LinkUnspec::new_with_index(link.index);
+        let message = if up { link_at.up() } else { link_at.down() }.build();
+        let word = if up { "up" } else { "down" };
+        self.set(|| format!("cannot set interface {} {word}", link.name), message)
+    }
+
+    /// Renames an interface that is down.
+    pub(crate) fn rename(&self, link: &Link, name: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(link.index).name(name).build();
+        self.set(|| format!("cannot name interface {} '{name}'", link.name), message)
+    }
+
+    /// Moves an interface into another namespace, where it has another index.
+    pub(crate) fn move_to(&self, link: &Link, netns: &Netns) -> Result<()> {
+        use std::os::fd::AsFd;
+        let fd = netns.as_fd().as_raw_fd();
+        let message = LinkUnspec::new_with_index(link.index).setns_by_fd(fd).build();
+        self.set(|| format!("cannot move interface {} into the namespace", link.name), message)
+    }
+
+    /// Addresses of an interface, without those the kernel made up (IPv6 link-local).
+    pub(crate) fn addresses(&self, link: &Link) -> Result<Vec<IpNet>> {
+        let get = self.handle.address().get().set_link_index_filter(link.index).execute();
+        let messages: Vec<_> = self
+            .runtime
+            .block_on(get.try_collect())
+            .map_err(|e| explain(format!("cannot read the addresses of {}", link.name), &netlink(e)))?;
+        let address = |m: &netlink_packet_route::address::AddressMessage| {
+            let of = |want_local: bool| {
+                m.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Local(ip) if want_local => Some(*ip),
+                    AddressAttribute::Address(ip) if !want_local => Some(*ip),
+                    _ => None,
+                })
+            };
+            IpNet::new(of(true).or_else(|| of(false))?, m.header.prefix_len).ok()
+        };
+        let ours = |m: &&netlink_packet_route::address::AddressMessage| m.header.index == link.index;
+        Ok(messages.iter().filter(ours).filter_map(address).filter(|n| !is_kernel_made(n)).collect())
+    }
+
+    /// Gives an interface an address, IPv6 ones without duplicate detection so that they work at once. One
+    /// it has already is no error.
+    pub(crate) fn add_address(&self, link: &Link, net: IpNet) -> Result<()> {
+        let mut add = self.handle.address().add(link.index, net.addr(), net.prefix_len());
+        if net.addr().is_ipv6() {
+            if let Some(why) = ipv6_disabled(&link.name) {
+                return Err(Error::failed(format!("cannot give {} the address {net}: {why}", link.name))
+                    .hint(
+                        "allow it there first, e.g. sysctl -w net.ipv6.conf.all.disable_ipv6=0 in the namespace",
+                    ));
+            }
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        match self.runtime.block_on(add.execute()).map_err(netlink) {
+            Err(e) if e.raw_os_error() == Some(EEXIST) => Ok(()),
+            other => other.map_err(|e| explain(format!("cannot give {} the address {net}", link.name), &e)),
+        }
+    }
+
+    /// Takes an address away; one it does not have is no error.
+    pub(crate) fn del_address(&self, link: &Link, net: IpNet) -> Result<()> {
+        let (index, prefix) = (link.index, net.prefix_len());
+        let message = match net.addr() {
+            IpAddr::V4(a) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(a, prefix).build(),
+            IpAddr::V6(a) => AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(a, prefix).build(),
+        };
+        match self.runtime.block_on(self.handle.address().del(message).execute()).map_err(netlink) {
+            Err(e) if e.raw_os_error() == Some(EADDRNOTAVAIL) => Ok(()),
+            other => other.map_err(|e| explain(format!("cannot take {net} from {}", link.name), &e)),
+        }
+    }
+
+    /// Makes a default route by `gateway`; `onlink`: though no address of the interface covers it. One that
+    /// exists by the same interface and gateway is no error.
+    ///
+    /// # Errors
+    /// `Conflict` when the namespace has another default route.
+    pub(crate) fn add_default(&self, link: &Link, gateway: IpAddr, onlink: bool) -> Result<()> {
+        let message = default_route(link, gateway, onlink);
+        match self.runtime.block_on(self.handle.route().add(message).execute()).map_err(netlink) {
+            Err(e) if e.raw_os_error() == Some(EEXIST) => {
+                if self.defaults(link)?.contains(&gateway) {
+                    return Ok(());
+                }
+                let what = format!("cannot use gateway {gateway}: the namespace has another default route");
+                Err(Error::conflict(what).hint("delete that route, or leave the gateway out"))
+            }
+            other => other.map_err(|e| explain(format!("cannot make a default route by {gateway}"), &e)),
+        }
+    }
+
+    /// Removes a default route; one that is not there is no error.
+    pub(crate) fn del_default(&self, link: &Link, gateway: IpAddr) -> Result<()> {
+        let message = default_route(link, gateway, false);
+        match self.runtime.block_on(self.handle.route().del(message).execute()).map_err(netlink) {
+            Err(e) if e.raw_os_error() == Some(ESRCH) => Ok(()),
+            other => other.map_err(|e| explain(format!("cannot remove the default route by {gateway}"), &e)),
+        }
+    }
+
+    /// Gateways of the default routes that lead out by an interface.
+    pub(crate) fn defaults(&self, link: &Link) -> Result<Vec<IpAddr>> {
+        let mut gateways = Vec::new();
+        for query in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let get = self.handle.route().get(query).execute();
+            let routes: Vec<RouteMessage> = self
+                .runtime
+                .block_on(get.try_collect())
+                .map_err(|e| explain("cannot read the routes", &netlink(e)))?;
+            gateways.extend(routes.iter().filter_map(|r| default_by(r, link.index)));
+        }
+        Ok(gateways)
+    }
+}
+
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+const EADDRNOTAVAIL: i32 = 99;
+
+fn default_route(link: &Link, gateway: IpAddr, onlink: bool) -> RouteMessage {
+    let mut message = match gateway {
+        IpAddr::V4(g) => {
+            RouteMessageBuilder::<Ipv4Addr>::new().output_interface(link.index).gateway(g).build()
+        }
+        IpAddr::V6(g) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().output_interface(link.index).gateway(g).build()
+        }
+    };
+    if onlink {
+        message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
+    }
+    message
+}
+
+/// The gateway, if this is a default route of the main table by that interface.
+fn default_by(route: &RouteMessage, index: u32) -> Option<IpAddr> {
+    if route.header.destination_prefix_length != 0 || route.header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let mut by = None;
+    let mut gateway = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => by = Some(*oif),
+            RouteAttribute::Gateway(RouteAddress::Inet(g)) => gateway = Some(IpAddr::V4(*g)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(g)) => gateway = Some(IpAddr::V6(*g)),
+            _ => {}
+        }
+    }
+    gateway.filter(|_| by == Some(index))
+}
+
+/// Whether the kernel gives every interface such an address by itself.
+fn is_kernel_made(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(n) if n.addr().is_unicast_link_local())
+}
+
+/// Why an interface of the calling thread's namespace can have no IPv6 address, if so.
+fn ipv6_disabled(name: &str) -> Option<&'static str> {
+    // Reads of /proc/sys/net are answered for the reading thread's namespace. A name that is no path
+    // component cannot be an interface.
+    match std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")) {
+        Ok(text) if text.trim() == "0" => None,
+        Ok(_) => Some("IPv6 is disabled there"),
+        Err(_) if std::path::Path::new("/proc/sys/net/ipv6").exists() => None,
+        Err(_) => Some("the kernel has no IPv6"),
+    }
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Link {
+        let mut link = Link {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            tx_dropped: 0,
+            controller: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Stats64(stats) => link.tx_dropped = stats.tx_dropped,
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// What the kernel answered, as an error number.
+fn netlink(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// A kernel error in one line with what to do about it.
+pub(crate) fn explain(what: impl Into<String>, error: &io::Error) -> Error {
+    let said = error.to_string();
+    let said = said.split(" (os error").next().unwrap_or_default();
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists | io::ErrorKind::ResourceBusy => ErrorKind::Conflict,
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => ErrorKind::Invalid,
+        _ => ErrorKind::Failed,
+    };
+    let error = Error::new(kind, format!("{}: {said}", what.into()));
+    match kind {
+        ErrorKind::Permission => error.hint("run the daemon as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"),
+        _ => error,
+    }
+}
