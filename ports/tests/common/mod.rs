@@ -98,6 +98,19 @@ pub fn up(dev: &str) {
     ip(&format!("link set {dev} up"));
 }
 
+/// Whether `f` holds within two seconds. For what happens when a last descriptor is closed: a child that
+/// another test is starting holds copies of all of them until its exec.
+pub fn eventually(mut f: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(2);
+    while !f() {
+        if Instant::now() > end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
 /// Does something in another namespace.
 pub fn inside<T: Send>(ns: &Netns, f: impl FnOnce() -> T + Send) -> T {
     ns.run(f).unwrap()
