@@ -49,11 +49,11 @@ const KEEP_TAILS: usize = 160;
 /// Most packets in flight at once, counting the copies of floods: bounds memory.
 const MAX_IN_FLIGHT: usize = 8192;
 
-/// How often an otherwise idle worker wakes to age the tables.
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often an otherwise idle worker wakes to age the tables and to look at every queue.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// FDB buckets looked at per housekeeping and bridge.
-const SWEEP_BUCKETS: usize = 16384;
+const SWEEP_BUCKETS: usize = 4096;
 
 const WAKE: Token = Token(usize::MAX);
 
@@ -341,6 +341,13 @@ impl Worker {
             return;
         }
         self.next_housekeeping = now + HOUSEKEEPING;
+        // Some ends are not signalled: a TAP may wake its reader just before its device goes, a packet socket
+        // on an interface that is down hears nothing of its deletion. A read tells.
+        for slot in 0..self.queues.len() {
+            if self.queues[slot].as_ref().is_some_and(|q| q.fd.is_some()) {
+                self.mark_ready(slot);
+            }
+        }
         // Tables are shared: one worker ages them.
         if self.index == 0 {
             let seconds = self.clock.elapsed().as_secs() as u32;
