@@ -76,23 +76,31 @@ for i in range(20):
     s.sendto(b''.join(parts), to[4])
     time.sleep(0.01)
 ";
-    let out = a.ns.run("python3", &["-c", script, &to.to_string(), &port]);
-    assert_eq!(out.code, 0, "{}", out.stderr);
     let mut seen = vec![false; 20 * 41];
-    let mut buffer = [0; 2000];
-    for _ in 0..seen.len() {
-        let n = socket.recv(&mut buffer).unwrap_or_else(|e| {
-            let missing: Vec<usize> = (0..seen.len()).filter(|i| !seen[*i]).collect();
-            panic!("{e}: datagrams {missing:?} did not arrive at {to}")
-        });
-        let number = u32::from_be_bytes(buffer[..4].try_into().unwrap()) as usize;
-        assert_eq!(n, if number % 41 == 40 { 500 } else { 1000 }, "size of datagram {number}");
-        assert!(
-            buffer[..n].chunks(4).all(|c| c == (number as u32).to_be_bytes()),
-            "content of datagram {number}"
-        );
-        assert!(!std::mem::replace(&mut seen[number], true), "datagram {number} arrived twice");
-    }
+    std::thread::scope(|scope| {
+        // Beside the sender: the socket's buffer does not hold them all.
+        let (target, port) = (to.to_string(), &port);
+        let sender = scope.spawn(move || a.ns.run("python3", &["-c", script, &target, port]));
+        let mut buffer = [0; 2000];
+        for count in 0..seen.len() {
+            let n = socket.recv(&mut buffer).unwrap_or_else(|e| {
+                let first = seen.iter().position(|s| !s).unwrap_or_default();
+                panic!(
+                    "{e}: {count} of {} datagrams arrived at {to}, the first missing is {first}",
+                    seen.len()
+                )
+            });
+            let number = u32::from_be_bytes(buffer[..4].try_into().unwrap()) as usize;
+            assert_eq!(n, if number % 41 == 40 { 500 } else { 1000 }, "size of datagram {number}");
+            assert!(
+                buffer[..n].chunks(4).all(|c| c == (number as u32).to_be_bytes()),
+                "content of datagram {number}"
+            );
+            assert!(!std::mem::replace(&mut seen[number], true), "datagram {number} arrived twice");
+        }
+        let out = sender.join().unwrap();
+        assert_eq!(out.code, 0, "{}", out.stderr);
+    });
 }
 
 over_kinds!(no_bad_checksum_after_software_segmentation);
