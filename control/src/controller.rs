@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use parking_lot::RwLock;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::model::{BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
 use crate::reconcile::{Notice, World};
@@ -33,6 +33,8 @@ pub type Persist = Box<dyn FnMut(&Desired) -> Result<()> + Send>;
 pub struct Controller {
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
+    /// Closed when the actor has ended.
+    ended: watch::Receiver<()>,
 }
 
 /// What can be read without asking the actor.
@@ -73,14 +75,17 @@ impl Controller {
         let current = RwLock::new((1, Arc::new(desired)));
         let shared = Arc::new(Shared { current, events });
         let mut actor = Actor::new(world, persist, shared.clone());
+        let (end, ended) = watch::channel(());
         let thread = std::thread::Builder::new()
             .name("tl-control".into())
             .spawn(move || {
+                // Dropped last, whether the actor returns or panics.
+                let _end = end;
                 actor.load();
                 actor.run(&inbox);
             })
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot start the control thread: {e}")))?;
-        Ok((Controller { commands, shared }, Running(thread)))
+        Ok((Controller { commands, shared, ended }, Running(thread)))
     }
 
     /// Changes the desired state: `f` edits a copy, which is validated, realised, written to the state file
@@ -160,6 +165,12 @@ impl Controller {
     pub async fn stop(&self, release: bool) {
         // An error means that it has stopped already.
         let _ = self.call(move |actor| actor.stop(release)).await;
+    }
+
+    /// Waits until the actor has ended.
+    pub async fn stopped(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
     }
 
     /// Tells the actor what happened outside; false when it has stopped.

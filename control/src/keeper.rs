@@ -14,7 +14,6 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -63,33 +62,6 @@ pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     // Not allowed in some containers; then it is as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
-/// An exclusive lock on a file that says whose it is; released when dropped, or with the process.
-pub(crate) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    /// Takes the lock and writes our pid into the file; `Err(Some(pid))` when another process has it.
-    pub(crate) fn take(path: &Path) -> io::Result<std::result::Result<Lock, String>> {
-        use std::io::{Read, Write};
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
-                Ok(Ok(Lock { _file: file }))
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid)?;
-                Ok(Err(pid.trim().to_owned()))
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
 }
 
 fn socket_path(run_dir: &Path) -> PathBuf {

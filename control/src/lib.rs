@@ -10,12 +10,14 @@
 pub mod api;
 pub mod client;
 pub mod controller;
+pub mod daemon;
 pub mod error;
 pub mod files;
 pub mod keeper;
 pub mod model;
 mod net;
 pub mod reconcile;
+mod rundir;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -228,10 +228,9 @@ impl Session {
     /// Gateways of the default routes that lead out by an interface.
     pub(crate) fn defaults(&self, link: &Link) -> Result<Vec<IpAddr>> {
         let mut gateways = Vec::new();
-        for query in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
+        for query in
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
             let get = self.handle.route().get(query).execute();
             let routes: Vec<RouteMessage> = self
                 .runtime
@@ -344,7 +343,9 @@ pub(crate) fn explain(what: impl Into<String>, error: &io::Error) -> Error {
     };
     let error = Error::new(kind, format!("{}: {said}", what.into()));
     match kind {
-        ErrorKind::Permission => error.hint("run the daemon as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"),
+        ErrorKind::Permission => {
+            error.hint("run the daemon as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN")
+        }
         _ => error,
     }
 }

@@ -9,8 +9,16 @@ use crate::model::{BridgeSpec, FdbRow, PortKind, PortSpec, PortState, PortStats,
 use crate::validate::vlan_mode;
 use crate::{Error, Result};
 
+mod adopted;
 #[cfg(test)]
 pub(crate) mod fake;
+mod observe;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub(crate) use world::KernelWorld;
 
 /// The engine and the kernel, as the controller sees them. Calls may block for some milliseconds.
 pub trait World: Send {
@@ -50,8 +58,9 @@ pub trait World: Send {
     fn unpark_port(&mut self, name: &str);
     /// Removes a port that this edit made.
     fn remove_port(&mut self, name: &str);
-    /// Lets go of every parked port for good.
-    fn discard_parked(&mut self);
+    /// The edit holds: lets go of every parked port for good, and of what a daemon before left that nobody
+    /// asks for any more; makes what is new survive this daemon.
+    fn commit(&mut self);
 
     /// What a port is like; `None` for an unknown one.
     fn port_status(&self, name: &str) -> Option<PortStatus>;
@@ -115,6 +124,10 @@ pub(crate) fn needs_new_interface(name: &str, old: &PortSpec, new: &PortSpec) ->
 /// `new` does not say.
 pub(crate) fn inherit(old: &PortSpec, new: &mut PortSpec) {
     match (&old.kind, &mut new.kind) {
+        // Another namespace: what the old one was says nothing.
+        (PortKind::Tap(a), PortKind::Tap(b)) if a.netns != b.netns && a.netns_id == b.netns_id => {
+            b.netns_id = None;
+        }
         (PortKind::Tap(a), PortKind::Tap(b)) if a.netns == b.netns && a.adopt == b.adopt => {
             if b.netns_id.is_none() {
                 b.netns_id.clone_from(&a.netns_id);

@@ -5,10 +5,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use crate::validate::validate;
 use super::{Command, Persist, Shared, gone};
 use crate::model::{BridgeSpec, BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
 use crate::reconcile::{Notice, World, down_status, inherit};
+use crate::validate::validate;
 use crate::{Error, Result};
 
 /// How long after a port went down, or the last attempt, it is tried again.
@@ -63,6 +63,7 @@ impl Actor {
                 tracing::error!(bridge = name, %error, "static FDB entries not restored");
             }
         }
+        self.world.commit();
         self.arm();
     }
 
@@ -138,7 +139,7 @@ impl Actor {
             self.undo(journal, &old, &new);
             return Err(error);
         }
-        self.world.discard_parked();
+        self.world.commit();
         for name in &plan.remove_bridges {
             self.world.remove_bridge(name);
         }

@@ -7,7 +7,9 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, shutdown, socket_with};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, shutdown, socket_with,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -45,8 +47,9 @@ impl Keeper {
     /// When it cannot be started, does not answer, or speaks another version.
     pub(crate) fn connect(run_dir: &Path, launch: &Launch) -> Result<Keeper> {
         let failed = |e: io::Error| {
-            Error::failed(format!("cannot reach the keeper of {}: {e}", run_dir.display()))
-                .hint("it holds the interfaces while the daemon restarts; see that 'trunkline keeper' can start")
+            Error::failed(format!("cannot reach the keeper of {}: {e}", run_dir.display())).hint(
+                "it holds the interfaces while the daemon restarts; see that 'trunkline keeper' can start",
+            )
         };
         let path = socket_path(run_dir);
         let (socket, child) = match dial(&path) {

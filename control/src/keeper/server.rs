@@ -1,24 +1,27 @@
 //! The keeper's own side.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{SocketFlags, SocketType, accept_with};
 use serde_json::Value;
 
 use super::message::{Answer, MAX_FDS, Request, receive, send};
-use super::{Lock, VERSION, failed, socket_path};
+use super::{VERSION, failed, socket_path};
+use crate::rundir::{Lock, listen_privately};
 use crate::{Error, Result};
 
 /// How long it stays with nothing to hold and no daemon.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks for interfaces that are gone, while no daemon does.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long a daemon may take to read an answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
     _lock: Lock,
@@ -38,7 +41,8 @@ impl Server {
         let lock = lock.map_err(|pid| {
             Error::conflict(format!("a keeper for {} runs already, process {pid}", run_dir.display()))
         })?;
-        let listener = listener(run_dir).map_err(|e| failed(run_dir, &e))?;
+        let listener = listen_privately(&socket_path(run_dir), SocketType::SEQPACKET);
+        let listener = listener.map_err(|e| failed(run_dir, &e))?;
         Ok(Server { _lock: lock, listener, daemons: Vec::new(), held: BTreeMap::new() })
     }
 
@@ -69,8 +73,8 @@ impl Server {
 
     /// Which of the listener (first) and the connections have something; sorted.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<usize>> {
-        let timeout = timeout
-            .map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+        let timeout =
+            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
         let all = std::iter::once(&self.listener).chain(&self.daemons);
         let mut polled: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut polled, timeout.as_ref()) {
@@ -87,7 +91,10 @@ impl Server {
         for &n in ready.iter().rev() {
             if n == 0 {
                 match accept_with(&self.listener, SocketFlags::CLOEXEC) {
-                    Ok(daemon) => self.daemons.push(daemon),
+                    Ok(daemon) => {
+                        set_socket_timeout(&daemon, Timeout::Send, Some(ANSWER))?;
+                        self.daemons.push(daemon);
+                    }
                     Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
                     Err(e) => return Err(e.into()),
                 }
@@ -161,26 +168,4 @@ enum Served {
     Next,
     End,
     Quit,
-}
-
-/// A listening socket, mode 0600, in place of whatever a keeper that was killed left behind.
-fn listener(run_dir: &Path) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::PermissionsExt;
-    let path = socket_path(run_dir);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    bind(&socket, &SocketAddrUnix::new(&path)?)?;
-    // Nobody can connect before `listen`, so there is no moment with a wider mode.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    listen(&socket, 16)?;
-    // A daemon that does not read its answers is not waited for.
-    rustix::net::sockopt::set_socket_timeout(
-        &socket,
-        rustix::net::sockopt::Timeout::Send,
-        Some(Duration::from_secs(5)),
-    )?;
-    Ok(socket)
 }

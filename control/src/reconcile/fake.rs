@@ -135,7 +135,7 @@ impl World for FakeWorld {
         self.state.lock().ports.remove(name).unwrap();
     }
 
-    fn discard_parked(&mut self) {
+    fn commit(&mut self) {
         self.state.lock().parked.clear();
     }
 

@@ -1,0 +1,94 @@
+//! What is, for people to read.
+
+use std::collections::HashMap;
+
+use trunkline_packet::DropReason;
+
+use super::world::{Device, KernelWorld};
+use crate::model::{FdbRow, PortSpec, PortState, PortStats, PortStatus};
+use crate::validate::vlan_mode;
+
+impl KernelWorld {
+    pub(super) fn observe_port(&self, name: &str) -> Option<PortStatus> {
+        let port = self.ports.get(name)?;
+        let fdb = self.table(&port.spec.bridge);
+        let mut status = PortStatus {
+            name: name.to_owned(),
+            spec: port.spec.clone(),
+            state: if port.trouble.is_some() { PortState::Down } else { PortState::Up },
+            reason: port.trouble.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ifname: interface(name, &port.spec),
+            mac: None,
+            mtu: port.device.as_ref().map_or(0, Device::mtu),
+            offloads: Vec::new(),
+            queues: u16::from(port.device.is_some()),
+            macs: fdb.map_or(0, |fdb| u64::from(fdb.learned_on(port.id))),
+            vlan_mode: vlan_mode(&port.spec),
+        };
+        match &port.device {
+            Some(Device::Tap(tap)) => {
+                status.mac = tap.mac.map(|m| m.to_string());
+                status.offloads = tap.offloads();
+                status.queues = tap.place.queues;
+            }
+            Some(Device::Adopted(adopted)) => {
+                status.mac = adopted.mac.map(|m| m.to_string());
+                status.offloads = adopted.offloads();
+            }
+            Some(Device::Memory) | None => {}
+        }
+        Some(status)
+    }
+
+    pub(super) fn observe_fdb(&self, bridge: &str) -> Option<Vec<FdbRow>> {
+        let fdb = self.table(bridge)?;
+        let ageing = self.bridges.get(bridge)?.ageing;
+        let names: HashMap<_, _> = self.ports.iter().map(|(name, p)| (p.id, name)).collect();
+        let mut entries = fdb.entries(self.engine.now(), ageing);
+        entries.sort_by_key(|e| (e.vid.get(), e.mac.0));
+        // A port that is being removed has no name any more.
+        let row = |e: trunkline_switch::FdbEntry| {
+            Some(FdbRow {
+                vlan: e.vid.get(),
+                mac: e.mac.to_string(),
+                port: (*names.get(&e.port)?).clone(),
+                age: (!e.is_static).then_some(e.age),
+                is_static: e.is_static,
+            })
+        };
+        Some(entries.into_iter().filter_map(row).collect())
+    }
+
+    pub(super) fn observe_stats(&self) -> Vec<PortStats> {
+        let row = |(name, port): (&String, &super::world::Port)| {
+            let c = self.engine.counters(port.id);
+            let drops = DropReason::ALL.iter().map(|r| (r.name().to_owned(), c.drops[r.index()]));
+            PortStats {
+                name: name.clone(),
+                bridge: port.spec.bridge.clone(),
+                rx_packets: c.rx_packets,
+                rx_bytes: c.rx_bytes,
+                tx_packets: c.tx_packets,
+                tx_bytes: c.tx_bytes,
+                tx_frames: c.tx_frames,
+                replicated: c.replicated,
+                absorbed: c.absorbed,
+                drops: drops.filter(|(_, n)| *n > 0).collect(),
+                ring_drops: match &port.device {
+                    Some(Device::Tap(tap)) => tap.ring_drops(),
+                    Some(Device::Adopted(adopted)) => adopted.ring_drops(),
+                    Some(Device::Memory) | None => 0,
+                },
+            }
+        };
+        self.ports.iter().map(row).collect()
+    }
+}
+
+/// Name of the interface a port has or is to have.
+fn interface(name: &str, spec: &PortSpec) -> Option<String> {
+    match &spec.kind {
+        crate::model::PortKind::Afpacket(adopted) => Some(adopted.interface.clone()),
+        _ => super::tap::Wish::of(name, spec).map(|w| w.place.ifname),
+    }
+}

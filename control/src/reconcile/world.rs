@@ -1,0 +1,732 @@
+//! The real world: the engine, the kernel, the keeper.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+
+use serde_json::{Value, json};
+use trunkline_engine::{BridgeId, Engine, EngineEvent, PortIo};
+use trunkline_packet::{MacAddr, PortId, VlanId};
+use trunkline_ports::null::{NullRx, NullTx};
+use trunkline_ports::replay::{Replay, ReplayConfig};
+use trunkline_switch::{BridgeConfig, Fdb};
+
+use super::adopted::Adopted;
+use super::tap::{DEFAULT_MTU, TapDevice, Wish, id_of, open_netns, why_gone};
+use super::{Notice, World};
+use crate::keeper::{Keeper, Kept, Launch};
+use crate::model::{
+    BridgeSpec, FdbRow, OffloadMode, PortKind, PortSpec, PortStats, PortStatus, ReplaySpec, StaticFdb,
+};
+use crate::net::explain;
+use crate::validate::port_config;
+use crate::{Error, ErrorKind, Result};
+
+/// Largest L2 payload on ports without an interface, bytes.
+const NO_MTU: u32 = 65535;
+
+/// The engine, the kernel and the keeper.
+pub(crate) struct KernelWorld {
+    pub(super) engine: Arc<Engine>,
+    pub(super) bridges: BTreeMap<String, Bridge>,
+    pub(super) ports: BTreeMap<String, Port>,
+    parked: BTreeMap<String, Port>,
+    keeper: Option<Keeper>,
+    launch: Launch,
+    run_dir: PathBuf,
+    /// What a daemon before left with the keeper and no port has claimed yet.
+    kept: BTreeMap<String, Kept>,
+    /// Ports the keeper has not got yet.
+    unkept: BTreeSet<String>,
+    notices: mpsc::Sender<Notice>,
+}
+
+/// A bridge of the engine.
+#[derive(Clone, Copy)]
+pub(super) struct Bridge {
+    pub(super) id: BridgeId,
+    /// Seconds.
+    pub(super) ageing: u32,
+}
+
+/// A port of the engine with what is behind it.
+pub(super) struct Port {
+    pub(super) id: PortId,
+    pub(super) spec: PortSpec,
+    pub(super) device: Option<Device>,
+    /// Why it is down.
+    pub(super) trouble: Option<Error>,
+}
+
+pub(super) enum Device {
+    Tap(TapDevice),
+    Adopted(Adopted),
+    /// Replay and null ports: nothing of the kernel's.
+    Memory,
+}
+
+impl Device {
+    pub(super) fn mtu(&self) -> u32 {
+        match self {
+            Device::Tap(tap) => tap.mtu,
+            Device::Adopted(adopted) => adopted.mtu,
+            Device::Memory => NO_MTU,
+        }
+    }
+}
+
+impl KernelWorld {
+    /// Connects to the keeper and fetches what it holds. Failures of the keeper are reported to `notices`.
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        run_dir: PathBuf,
+        launch: Launch,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<KernelWorld> {
+        let mut world = KernelWorld {
+            engine,
+            bridges: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            keeper: None,
+            launch,
+            run_dir,
+            kept: BTreeMap::new(),
+            unkept: BTreeSet::new(),
+            notices,
+        };
+        world.connect_keeper()?;
+        if let Some(keeper) = &world.keeper {
+            let fetched = keeper.fetch();
+            let fetched = fetched.map_err(|e| explain("cannot take over what the keeper holds", &e))?;
+            world.kept = fetched.into_iter().collect();
+        }
+        Ok(world)
+    }
+
+    /// Starts the keeper if there is none, and reports its end.
+    fn connect_keeper(&mut self) -> Result<()> {
+        let keeper = Keeper::connect(&self.run_dir, &self.launch)?;
+        let watched = keeper.watch().map_err(|e| explain("cannot watch the keeper", &e))?;
+        let notices = self.notices.clone();
+        let watch = move || {
+            use rustix::event::{PollFd, PollFlags, poll};
+            // Only the end of the connection wakes this, not answers.
+            let mut polled = [PollFd::new(&watched, PollFlags::empty())];
+            while let Err(rustix::io::Errno::INTR) = poll(&mut polled, None) {}
+            // Nobody listens any more when the daemon ends.
+            let _ = notices.send(Notice::KeeperGone);
+        };
+        std::thread::Builder::new()
+            .name("tl-keeper".into())
+            .spawn(watch)
+            .map_err(|e| explain("cannot watch the keeper", &e))?;
+        tracing::debug!(pid = keeper.pid(), "connected to the keeper");
+        self.keeper = Some(keeper);
+        Ok(())
+    }
+
+    /// After its end: another one, with everything handed over again.
+    fn replace_keeper(&mut self) {
+        self.keeper = None;
+        self.unkept = self.ports.keys().cloned().collect();
+        match self.connect_keeper() {
+            Ok(()) => {
+                tracing::warn!("the keeper had ended; a new one holds the interfaces");
+                self.hand_over();
+            }
+            Err(error) => tracing::error!(%error, "no keeper: interfaces do not survive this daemon"),
+        }
+    }
+
+    /// Gives the keeper what it has not got yet.
+    fn hand_over(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        for name in std::mem::take(&mut self.unkept) {
+            let Some(port) = self.ports.get(&name) else { continue };
+            let fds = match &port.device {
+                Some(Device::Tap(tap)) => tap.fds(),
+                Some(Device::Adopted(adopted)) => adopted.fds(),
+                Some(Device::Memory) | None => continue,
+            };
+            if let Err(error) = fds.and_then(|fds| keeper.put(&name, &identity(&name, &port.spec), &fds)) {
+                tracing::warn!(port = name, %error, "the keeper did not take an interface");
+            }
+        }
+    }
+
+    fn forget_kept(&mut self, name: &str) {
+        self.unkept.remove(name);
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = keeper.release(name)
+        {
+            tracing::warn!(port = name, %error, "the keeper did not let go of an interface");
+        }
+    }
+
+    /// A slot in the engine, without a device.
+    fn slot(&mut self, spec: &PortSpec, mtu: u32) -> Result<PortId> {
+        let config = port_config(spec)?;
+        let bridge = self.bridges.get(&spec.bridge).map(|b| b.id);
+        let bridge = bridge.ok_or_else(|| Error::not_found(format!("there is no bridge {}", spec.bridge)))?;
+        let full = || Error::failed("the switch has no room for another port");
+        self.engine.add_port(bridge, config, mtu).ok_or_else(full)
+    }
+
+    /// A bridge's table.
+    pub(super) fn table(&self, bridge: &str) -> Option<Arc<Fdb>> {
+        self.engine.fdb(self.bridges.get(bridge)?.id)
+    }
+
+    /// Makes what is behind a port. A parked port whose interface is in the way steps aside.
+    fn open(&mut self, name: &str, spec: &PortSpec) -> Result<(Device, PortIo)> {
+        let offload = spec.offload == OffloadMode::Auto;
+        let no_io = |e| explain(format!("port {name}"), &e);
+        match &spec.kind {
+            PortKind::Tap(_) | PortKind::Host(_) => {
+                let Some(wish) = Wish::of(name, spec) else { unreachable!("taps and hosts are TAPs") };
+                let in_the_way = |p: &&mut Port| match &p.device {
+                    Some(Device::Tap(tap)) => {
+                        !tap.aside
+                            && (&tap.place.netns, &tap.place.ifname)
+                                == (&wish.place.netns, &wish.place.ifname)
+                    }
+                    _ => false,
+                };
+                if !wish.place.adopt
+                    && let Some(Port { device: Some(Device::Tap(tap)), .. }) =
+                        self.parked.values_mut().find(in_the_way)
+                {
+                    tap.step_aside()?;
+                }
+                let tap = TapDevice::make(&wish)?;
+                let io = tap.io(offload).map_err(no_io)?;
+                Ok((Device::Tap(tap), io))
+            }
+            PortKind::Afpacket(adopt) => {
+                let other =
+                    self.ports.iter().find(|(n, p)| n.as_str() != name && p.uses(&adopt.interface, n));
+                if let Some((other, _)) = other {
+                    let what = format!("interface {} is in use by port {other}", adopt.interface);
+                    return Err(Error::conflict(what));
+                }
+                let kept = self.kept.remove(name).filter(|k| k.meta == identity(name, spec));
+                let kept = kept.and_then(|mut k| k.fds.pop());
+                let (adopted, io) = Adopted::make(adopt, offload, kept)?;
+                Ok((Device::Adopted(adopted), io))
+            }
+            PortKind::Replay(replay) => Ok((Device::Memory, open_replay(replay)?)),
+            PortKind::Null {} => {
+                let rx = NullRx::new().map_err(no_io)?;
+                Ok((Device::Memory, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(NullTx)] }))
+            }
+        }
+    }
+
+    /// The interface of the daemon before, if the keeper has it and it is still the one asked for.
+    fn take_over(&mut self, name: &str, spec: &PortSpec) -> Option<(Device, PortIo)> {
+        let wish = Wish::of(name, spec)?;
+        let kept = self.kept.remove(name)?;
+        let taken = match kept.meta == identity(name, spec) {
+            true => TapDevice::take_over(&wish, kept.fds),
+            false => Err(Error::failed("another interface is asked for now")),
+        };
+        let taken = taken.and_then(|tap| {
+            let io = tap.io(wish.offload).map_err(|e| explain(format!("port {name}"), &e))?;
+            Ok((Device::Tap(tap), io))
+        });
+        match taken {
+            Ok(taken) => Some(taken),
+            Err(error) => {
+                tracing::warn!(port = name, %error, "made anew instead of taken over");
+                // Else its name would be taken.
+                self.forget_kept(name);
+                None
+            }
+        }
+    }
+
+    /// Starts the flow of frames.
+    fn attach(&self, id: PortId, spec: &PortSpec, device: &Device, io: PortIo) -> Result<()> {
+        self.engine.update_port(id, port_config(spec)?, device.mtu());
+        self.engine
+            .attach_port(id, io, spec.offload == OffloadMode::Off)
+            .map_err(|e| explain("cannot attach the port to the switch", &e))
+    }
+
+    /// Makes the device of a port that has none, and attaches it.
+    fn bring_up(&mut self, name: &str) -> Result<()> {
+        let Some(port) = self.ports.get(name) else { return Ok(()) };
+        let (id, spec) = (port.id, port.spec.clone());
+        let (device, io) = match self.take_over(name, &spec) {
+            Some(taken) => taken,
+            None => self.open(name, &spec)?,
+        };
+        self.attach(id, &spec, &device, io)?;
+        if let Some(port) = self.ports.get_mut(name) {
+            port.device = Some(device);
+            port.trouble = None;
+        }
+        self.unkept.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// The device is gone: the port is down until [`World::retry`] brings it back.
+    fn lose(&mut self, name: &str, why: Error) {
+        if let Some(port) = self.ports.get_mut(name) {
+            self.engine.detach_port(port.id);
+            port.device = None;
+            tracing::info!(port = name, reason = %why, "port down");
+            port.trouble = Some(why);
+        }
+        self.forget_kept(name);
+    }
+
+    /// The engine's descriptors again, from those kept beside.
+    fn reattach(&self, port: &Port) -> Result<()> {
+        let io = match &port.device {
+            Some(Device::Tap(tap)) => tap
+                .io(port.spec.offload == OffloadMode::Auto)
+                .map_err(|e| explain("cannot attach the port", &e))?,
+            _ => return Err(Error::failed("the interface is gone")),
+        };
+        match &port.device {
+            Some(device) => self.attach(port.id, &port.spec, device, io),
+            None => Ok(()),
+        }
+    }
+
+    fn engine_event(&mut self, event: EngineEvent) -> Option<String> {
+        let (id, error, fatal) = match event {
+            EngineEvent::PortFailed { port, error, fatal } => (port, Some(error), fatal),
+            EngineEvent::PortRecovered { port } => (port, None, false),
+        };
+        // Slots are used again: what is reported may be over, so the device itself is asked.
+        let (name, port) = self.ports.iter().find(|(_, p)| p.id == id)?;
+        let name = name.clone();
+        match &port.device {
+            Some(Device::Tap(tap)) if !tap.is_alive() => {
+                let why = Wish::of(&name, &port.spec).map(|w| why_gone(&w))?;
+                self.lose(&name, why);
+                // Deleted by somebody while its namespace lives: it is back at once.
+                self.revive(&name);
+                Some(name)
+            }
+            Some(Device::Adopted(_)) => {
+                let changed = self.look_at(&name);
+                let port = self.ports.get(&name)?;
+                if fatal && port.device.is_some() {
+                    let why = error.map_or_else(String::new, |e| e.to_string());
+                    self.lose(&name, Error::failed(why));
+                    return Some(name);
+                }
+                changed.then_some(name)
+            }
+            Some(_) if fatal => {
+                let why = error.map_or_else(String::new, |e| e.to_string());
+                let port = self.ports.get_mut(&name)?;
+                port.trouble = Some(Error::failed(why));
+                Some(name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Looks at an adopted interface; true when its status changed.
+    fn look_at(&mut self, name: &str) -> bool {
+        let Some(port) = self.ports.get_mut(name) else { return false };
+        let Some(Device::Adopted(adopted)) = &mut port.device else { return false };
+        match adopted.refresh() {
+            Ok(changed) => {
+                let before = port.trouble.take();
+                port.trouble = adopted.trouble();
+                if changed && let Ok(config) = port_config(&port.spec) {
+                    self.engine.update_port(port.id, config, adopted.mtu);
+                }
+                changed || before != port.trouble
+            }
+            Err(why) => {
+                self.lose(name, why);
+                true
+            }
+        }
+    }
+
+    /// One attempt to get a port up; true when its status changed.
+    fn revive(&mut self, name: &str) -> bool {
+        let Some(port) = self.ports.get(name) else { return false };
+        let attempt = match &port.device {
+            None => self.bring_up(name),
+            Some(Device::Adopted(_)) => return self.look_at(name),
+            Some(Device::Tap(tap)) if !tap.is_alive() => Err(Error::failed("the interface is gone")),
+            Some(_) => self.reattach(port),
+        };
+        let before = self.ports.get(name).and_then(|p| p.trouble.clone());
+        match attempt {
+            Ok(()) => {
+                tracing::info!(port = name, "port up");
+                if let Some(port) = self.ports.get_mut(name) {
+                    port.trouble = None;
+                }
+                self.hand_over();
+                true
+            }
+            Err(error) => {
+                let changed = before.as_ref() != Some(&error);
+                if let Some(port) = self.ports.get_mut(name) {
+                    if matches!(&port.device, Some(Device::Tap(tap)) if !tap.is_alive()) {
+                        port.device = None;
+                    }
+                    port.trouble = Some(error);
+                }
+                changed
+            }
+        }
+    }
+
+    /// Puts a running port into another bridge: another slot, the same device.
+    fn rehome(&mut self, name: &str, spec: &PortSpec) -> Result<()> {
+        let Some(port) = self.ports.get(name) else { return Ok(()) };
+        let old = port.id;
+        let id = self.slot(spec, port.device.as_ref().map_or(DEFAULT_MTU, Device::mtu))?;
+        // No queue may be read twice: the old slot lets go first.
+        self.engine.detach_port(old);
+        let moved = match self.ports.get_mut(name) {
+            Some(port) => {
+                port.id = id;
+                self.reopen_io(name)
+            }
+            None => Ok(()),
+        };
+        let (gone, outcome) = match moved {
+            Ok(()) => (old, Ok(())),
+            Err(error) => {
+                if let Some(port) = self.ports.get_mut(name) {
+                    port.id = old;
+                }
+                if let Err(error) = self.reopen_io(name) {
+                    tracing::error!(port = name, %error, "a failed edit could not be undone");
+                    self.lose(name, error);
+                }
+                (id, Err(error))
+            }
+        };
+        self.engine.remove_port(gone);
+        outcome
+    }
+
+    /// Attaches a port's device to its slot once more.
+    fn reopen_io(&mut self, name: &str) -> Result<()> {
+        let Some(port) = self.ports.get(name) else { return Ok(()) };
+        match &port.device {
+            None => Ok(()),
+            Some(Device::Tap(_)) => self.reattach(port),
+            Some(Device::Adopted(_) | Device::Memory) => {
+                let (id, spec) = (port.id, port.spec.clone());
+                let (device, io) = self.open(name, &spec)?;
+                self.attach(id, &spec, &device, io)?;
+                if let Some(port) = self.ports.get_mut(name) {
+                    port.device = Some(device);
+                }
+                self.unkept.insert(name.to_owned());
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Port {
+    /// Whether its interface is that one of the daemon's own namespace.
+    fn uses(&self, interface: &str, name: &str) -> bool {
+        match &self.spec.kind {
+            PortKind::Afpacket(spec) => spec.interface == interface,
+            _ => Wish::of(name, &self.spec)
+                .is_some_and(|w| w.place.netns.is_none() && w.place.ifname == interface),
+        }
+    }
+}
+
+impl World for KernelWorld {
+    fn complete(&self, _name: &str, spec: &mut PortSpec) -> Result<()> {
+        match &mut spec.kind {
+            PortKind::Tap(tap) => {
+                if let (Some(netns), None) = (&tap.netns, &tap.netns_id)
+                    && (netns.starts_with('/') || netns.bytes().all(|b| b.is_ascii_digit()))
+                {
+                    tap.netns_id = Some(id_of(&open_netns(netns)?));
+                }
+                if tap.link.mac.is_none() && !tap.adopt {
+                    tap.link.mac = Some(draw_mac()?);
+                }
+            }
+            PortKind::Host(host) if host.link.mac.is_none() => host.link.mac = Some(draw_mac()?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_bridge(&mut self, name: &str, spec: &BridgeSpec) {
+        let id = self.engine.add_bridge(bridge_config(spec));
+        self.bridges.insert(name.to_owned(), Bridge { id, ageing: spec.ageing });
+    }
+
+    fn update_bridge(&mut self, name: &str, spec: &BridgeSpec) {
+        if let Some(bridge) = self.bridges.get_mut(name) {
+            self.engine.update_bridge(bridge.id, bridge_config(spec));
+            bridge.ageing = spec.ageing;
+        }
+    }
+
+    fn remove_bridge(&mut self, name: &str) {
+        if let Some(bridge) = self.bridges.remove(name) {
+            self.engine.remove_bridge(bridge.id);
+        }
+    }
+
+    fn set_static(&mut self, bridge: &str, gone: &[StaticFdb], now: &[StaticFdb]) -> Result<()> {
+        let Some(fdb) = self.table(bridge) else { return Ok(()) };
+        let key = |e: &StaticFdb| Some((VlanId::new(e.vlan)?, e.mac.parse::<MacAddr>().ok()?));
+        let kept: BTreeSet<_> = now.iter().map(|e| (e.vlan, &e.mac)).collect();
+        for (vid, mac) in gone.iter().filter(|e| !kept.contains(&(e.vlan, &e.mac))).filter_map(key) {
+            fdb.remove(vid, mac);
+        }
+        for entry in now {
+            let port = self.ports.get(&entry.port);
+            if let (Some((vid, mac)), Some(port)) = (key(entry), port)
+                && !fdb.add_static(vid, mac, port.id)
+            {
+                let what = format!("bridge {bridge} has no room for another static FDB entry");
+                return Err(Error::failed(what).hint("raise its --max-macs"));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_port(&mut self, name: &str, spec: &PortSpec) -> Result<()> {
+        let id = self.slot(spec, DEFAULT_MTU)?;
+        let made = self.open(name, spec).and_then(|(device, io)| {
+            self.attach(id, spec, &device, io)?;
+            Ok(device)
+        });
+        match made {
+            Ok(device) => {
+                let port = Port { id, spec: spec.clone(), device: Some(device), trouble: None };
+                self.ports.insert(name.to_owned(), port);
+                self.unkept.insert(name.to_owned());
+                Ok(())
+            }
+            Err(error) => {
+                self.engine.remove_port(id);
+                Err(error.within(format_args!("port {name}")))
+            }
+        }
+    }
+
+    fn restore_port(&mut self, name: &str, spec: &PortSpec) {
+        let id = match self.slot(spec, DEFAULT_MTU) {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::error!(port = name, %error, "port not restored");
+                return;
+            }
+        };
+        self.ports.insert(name.to_owned(), Port { id, spec: spec.clone(), device: None, trouble: None });
+        if let Err(error) = self.bring_up(name) {
+            tracing::warn!(port = name, reason = %error, "port down");
+            if let Some(port) = self.ports.get_mut(name) {
+                port.trouble = Some(error);
+            }
+        }
+    }
+
+    fn update_port(&mut self, name: &str, spec: &PortSpec) -> Result<()> {
+        let Some(port) = self.ports.get_mut(name) else {
+            return Err(Error::new(ErrorKind::Internal, format!("port {name} is not realised")));
+        };
+        let old = port.spec.clone();
+        let (before, after) = (Wish::of(name, &old), Wish::of(name, spec));
+        if let (Some(Device::Tap(tap)), Some(before), Some(after)) = (&mut port.device, &before, &after) {
+            tap.update(before, after)?;
+        }
+        let revert = |world: &mut KernelWorld| {
+            if let Some(port) = world.ports.get_mut(name) {
+                port.spec = old.clone();
+                if let (Some(Device::Tap(tap)), Some(before), Some(after)) =
+                    (&mut port.device, &before, &after)
+                    && let Err(error) = tap.update(after, before)
+                {
+                    tracing::error!(port = name, %error, "a failed edit could not be undone");
+                }
+            }
+        };
+        port.spec = spec.clone();
+        let done = if old.bridge != spec.bridge {
+            self.rehome(name, spec)
+        } else if old.offload != spec.offload {
+            self.reopen_io(name)
+        } else {
+            let mtu = port.device.as_ref().map_or(DEFAULT_MTU, Device::mtu);
+            port_config(spec).map(|config| self.engine.update_port(port.id, config, mtu))
+        };
+        done.map_err(|error| {
+            revert(self);
+            error.within(format_args!("port {name}"))
+        })
+    }
+
+    fn park_port(&mut self, name: &str) {
+        if let Some(port) = self.ports.remove(name) {
+            self.engine.detach_port(port.id);
+            self.parked.insert(name.to_owned(), port);
+        }
+    }
+
+    fn unpark_port(&mut self, name: &str) {
+        let Some(mut port) = self.parked.remove(name) else { return };
+        let back = match (&mut port.device, Wish::of(name, &port.spec)) {
+            (Some(Device::Tap(tap)), Some(wish)) if tap.aside => tap.step_back(&wish),
+            _ => Ok(()),
+        };
+        self.ports.insert(name.to_owned(), port);
+        if let Err(error) = back.and_then(|()| self.reopen_io(name)) {
+            tracing::error!(port = name, %error, "a failed edit could not be undone");
+            self.lose(name, error);
+        }
+    }
+
+    fn remove_port(&mut self, name: &str) {
+        if let Some(port) = self.ports.remove(name) {
+            self.engine.remove_port(port.id);
+            self.unkept.remove(name);
+        }
+    }
+
+    fn commit(&mut self) {
+        for (name, port) in std::mem::take(&mut self.parked) {
+            self.engine.remove_port(port.id);
+            // One made anew under the same name replaces it there.
+            if !self.unkept.contains(&name) {
+                self.forget_kept(&name);
+            }
+        }
+        for (name, _) in std::mem::take(&mut self.kept) {
+            tracing::info!(port = name, "let go of an interface nobody asks for any more");
+            self.forget_kept(&name);
+        }
+        self.hand_over();
+    }
+
+    fn port_status(&self, name: &str) -> Option<PortStatus> {
+        self.observe_port(name)
+    }
+
+    fn bridge_macs(&self, name: &str) -> u64 {
+        self.table(name).map_or(0, |fdb| fdb.len() as u64)
+    }
+
+    fn fdb(&self, bridge: &str) -> Option<Vec<FdbRow>> {
+        self.observe_fdb(bridge)
+    }
+
+    fn fdb_flush(&mut self, bridge: &str, vlan: Option<u16>, port: Option<&str>) -> u64 {
+        let Some(fdb) = self.table(bridge) else { return 0 };
+        let port = port.map(|name| self.ports.get(name).map_or(PortId::NONE, |p| p.id));
+        // Nothing is known in a VLAN that cannot be.
+        let vid = match vlan.map(VlanId::new) {
+            None => None,
+            Some(Some(vid)) => Some(vid),
+            Some(None) => return 0,
+        };
+        fdb.flush(vid, port) as u64
+    }
+
+    fn stats(&self) -> Vec<PortStats> {
+        self.observe_stats()
+    }
+
+    fn workers(&self) -> u16 {
+        self.engine.workers()
+    }
+
+    fn notice(&mut self, notice: Notice) -> Vec<String> {
+        match notice {
+            Notice::Engine(event) => self.engine_event(event).into_iter().collect(),
+            Notice::KeeperGone => {
+                self.replace_keeper();
+                Vec::new()
+            }
+        }
+    }
+
+    fn has_down(&self) -> bool {
+        self.keeper.is_none() || self.ports.values().any(|p| p.trouble.is_some())
+    }
+
+    fn retry(&mut self) -> Vec<String> {
+        if self.keeper.is_none() {
+            self.replace_keeper();
+        }
+        let down = self.ports.iter().filter(|(_, p)| p.trouble.is_some());
+        let down: Vec<String> = down.map(|(name, _)| name.clone()).collect();
+        down.into_iter().filter(|name| self.revive(name)).collect()
+    }
+
+    fn needs_check(&self) -> bool {
+        self.ports.values().any(|p| matches!(p.device, Some(Device::Adopted(_))))
+    }
+
+    fn check(&mut self) -> Vec<String> {
+        let adopted = self.ports.iter().filter(|(_, p)| matches!(p.device, Some(Device::Adopted(_))));
+        let adopted: Vec<String> = adopted.map(|(name, _)| name.clone()).collect();
+        adopted.into_iter().filter(|name| self.look_at(name)).collect()
+    }
+
+    fn stop(&mut self, release: bool) {
+        if let Some(keeper) = self.keeper.take() {
+            if release {
+                if let Err(error) = keeper.quit() {
+                    tracing::warn!(%error, "the keeper did not end");
+                }
+            } else {
+                keeper.close();
+            }
+        }
+        self.engine.stop();
+        self.ports.clear();
+        self.parked.clear();
+        self.kept.clear();
+    }
+}
+
+fn bridge_config(spec: &BridgeSpec) -> BridgeConfig {
+    BridgeConfig { ageing: spec.ageing, max_macs: spec.max_macs }
+}
+
+fn open_replay(spec: &ReplaySpec) -> Result<PortIo> {
+    let config = ReplayConfig {
+        count: spec.count.and_then(std::num::NonZeroU64::new),
+        rate: spec.rate.and_then(|r| std::num::NonZeroU32::new(u32::try_from(r).unwrap_or(u32::MAX))),
+    };
+    let replay = Replay::open(spec.file.as_ref(), config).map_err(|e| explain("cannot replay", &e))?;
+    Ok(PortIo { rx: vec![Box::new(replay)], tx: vec![Arc::new(NullTx)] })
+}
+
+/// What makes the keeper's descriptors those of this port. `null` for ports it holds nothing of.
+fn identity(name: &str, spec: &PortSpec) -> Value {
+    match (&spec.kind, Wish::of(name, spec)) {
+        (PortKind::Afpacket(adopted), _) => json!({ "interface": adopted.interface }),
+        (_, Some(wish)) => json!(wish.place),
+        _ => Value::Null,
+    }
+}
+
+/// A locally administered unicast address (IEEE 802-2014, 8.4) that nobody else has, in all likelihood.
+fn draw_mac() -> Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 6];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut bytes))
+        .map_err(|e| explain("cannot draw a MAC address", &e))?;
+    bytes[0] = bytes[0] & !1 | 2;
+    Ok(MacAddr(bytes).to_string())
+}
