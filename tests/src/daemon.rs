@@ -181,18 +181,20 @@ impl Daemon {
         out
     }
 
-    /// Other processes of this daemon (the keeper), found by the run directory on their command line.
-    pub fn helpers(&self) -> Vec<u32> {
+    /// The keepers of this daemon: processes that name the run directory in their arguments or environment.
+    pub fn keepers(&self) -> Vec<u32> {
         let run_dir = self.run_dir.to_str().expect("utf-8");
         let own = self.child.as_ref().map(Child::id);
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-            let mentions = |file: &str| {
-                std::fs::read(entry.path().join(file))
-                    .is_ok_and(|b| String::from_utf8_lossy(&b).contains(run_dir))
+            let read = |file: &str| {
+                let bytes = std::fs::read(entry.path().join(file)).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).into_owned()
             };
-            if Some(pid) != own && mentions("cmdline") {
+            let arguments = read("cmdline");
+            let ours = arguments.contains(run_dir) || read("environ").contains(run_dir);
+            if Some(pid) != own && ours && arguments.split('\0').any(|a| a == "keeper") {
                 found.push(pid);
             }
         }
@@ -206,7 +208,7 @@ impl Drop for Daemon {
             child.kill().ok();
             child.wait().ok();
         }
-        for pid in self.helpers() {
+        for pid in self.keepers() {
             if let Some(pid) = Pid::from_raw(pid as i32) {
                 kill_process(pid, Signal::KILL).ok();
             }

@@ -70,8 +70,8 @@ fn a_release_leaves_nothing() {
     lab.release();
     assert_eq!(a.ns.interfaces(), [""; 0], "the TAP is gone");
     assert_eq!(lab.ns.interfaces(), [b.veth()], "only what the test made is left");
-    let gone = eventually(Duration::from_secs(20), || lab.daemon.helpers().is_empty());
-    assert!(gone, "processes left: {:?}", lab.daemon.helpers());
+    let gone = eventually(Duration::from_secs(20), || lab.daemon.keepers().is_empty());
+    assert!(gone, "processes left: {:?}", lab.daemon.keepers());
     // The state is not gone: a later start makes everything again.
     lab.start();
     lab.await_state("a", "up");
@@ -85,7 +85,7 @@ fn daemon_and_keeper_killed() {
     let a = lab.container(Kind::Tap, "a");
     let b = lab.container(Kind::Tap, "b");
     ping::assert_reaches(&a.ns, b.v4);
-    let keepers = lab.daemon.helpers();
+    let keepers = lab.daemon.keepers();
     assert_eq!(keepers.len(), 1, "one keeper holds the TAPs: {keepers:?}");
     lab.daemon.kill();
     // Without the daemon the interfaces stay.
@@ -109,10 +109,10 @@ fn the_keeper_killed_while_the_daemon_runs() {
     let a = lab.container(Kind::Tap, "a");
     let b = lab.container(Kind::Tap, "b");
     ping::assert_reaches(&a.ns, b.v4);
-    kill(lab.daemon.helpers()[0]);
+    kill(lab.daemon.keepers()[0]);
     ping::assert_reaches(&a.ns, b.v4);
     // A new one takes over, so that the next restart is as harmless as ever.
-    let again = eventually(Duration::from_secs(15), || lab.daemon.helpers().len() == 1);
+    let again = eventually(Duration::from_secs(15), || lab.daemon.keepers().len() == 1);
     assert!(again, "no new keeper");
     let index = identity(&a);
     std::thread::sleep(Duration::from_millis(500));
