@@ -1,4 +1,29 @@
-//! GRE, VXLAN and Geneve encapsulation. Sans-IO.
+//! GRE, VXLAN and Geneve tunnels, and what makes them usable: liveness, path MTU, meshes. Sans-IO: bytes,
+//! packets and the time come in, bytes and packets go out; the engine and the ports do the rest.
 //!
-//! Not written yet: this crate holds the place that the design gives it (see `docs/architecture.md`), and
-//! nothing uses it.
+//! A packet's way out: [`Tunnels`] names the remotes of a port, [`encap_datagrams`] or [`encap_frame`] makes
+//! what the underlay sends. Its way in: the underlay's datagram, or [`open`] for a whole outer frame, then
+//! [`decap`] or [`decap_all`], which looks the tunnel up and leaves the inner frame with its metadata.
+
+pub mod config;
+pub mod decap;
+pub mod drops;
+pub mod ecn;
+pub mod encap;
+pub mod geneve;
+pub mod gre;
+mod inner;
+pub mod outer;
+pub mod table;
+pub mod types;
+pub mod udp;
+pub mod vxlan;
+
+pub use config::{Encap, InnerVlan, RxSequence, Tos, Ttl, TunnelHeader, TxState};
+pub use decap::{decap, decap_all};
+pub use drops::{DropCounts, Refusal, TunnelDrop};
+pub use encap::{SendInfo, encap_datagrams, encap_frame};
+pub use outer::{Opened, Outer, OuterPath, open};
+pub use table::{Endpoint, Tunnels};
+pub use types::{GreKey, Kind, NetId, Vni};
+pub use udp::{UdpRun, UdpRuns, segment_for_udp};

@@ -1,0 +1,142 @@
+//! From what the underlay received to the inner frame.
+
+use trunkline_packet::ether::ETH_HLEN;
+use trunkline_packet::headers::{proto, read16};
+use trunkline_packet::segment::MAX_SEGMENTS;
+use trunkline_packet::{Batch, DropReason, Offload, Packet, Pool, Tpid, VlanTag, pop_tag};
+
+use crate::config::InnerVlan;
+use crate::geneve::GeneveHeader;
+use crate::gre::{GreHeader, TEB};
+use crate::inner::{finished_sum, infer_offload, take_ecn};
+use crate::outer::{Opened, Outer};
+use crate::table::{Match, Tunnels};
+use crate::{DropCounts, Kind, Refusal, TunnelDrop, vxlan};
+
+/// Takes a packet that begins with a tunnel header (a UDP payload, or what a raw socket shows behind the IP
+/// header) to its inner frame: `in_port` is the tunnel's port, the VLAN tag is in the metadata, and so is
+/// what the sender left undone.
+///
+/// # Errors
+/// The packet is in no particular state then.
+#[inline]
+pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<(), Refusal> {
+    let (found, len, gre) = match outer.proto {
+        proto::GRE => gre(packet, outer, tunnels)?,
+        _ => udp(packet, outer, tunnels)?,
+    };
+    if packet.len() < len + ETH_HLEN || !packet.pull_front(len) || packet.head().len() < ETH_HLEN {
+        return Err(TunnelDrop::InnerTooShort.into());
+    }
+    let meta = packet.meta_mut();
+    meta.offload.shift(-(len as i16));
+    meta.outer = Offload::NONE;
+    meta.vlan = None;
+    match found.tunnel.inner_vlan() {
+        InnerVlan::Keep => pop_tag(packet)?,
+        InnerVlan::Strip if has_tag(packet) => return Err(TunnelDrop::InnerTag.into()),
+        InnerVlan::Strip => {}
+    }
+    take_ecn(packet, outer.tos)?;
+    if packet.meta().offload.is_gso() || !packet.meta().offload.csum.is_full() {
+        // From a port: the metadata was the inner frame's all along.
+        packet.meta().offload.check(packet.len())?;
+    } else {
+        infer_offload(packet, found.tunnel.endpoint().inner_mtu);
+    }
+    if let Some(vid) = found.vlan.filter(|vid| vid.get() != 0) {
+        packet.meta_mut().vlan = Some(VlanTag::new(Tpid::Customer, vid, 0));
+    }
+    packet.meta_mut().in_port = found.tunnel.endpoint().port;
+    // Last, so that only packets that pass move the window.
+    match gre.and_then(|gre| gre.sequence) {
+        Some(sequence) if found.tunnel.endpoint().gre_sequence => {
+            Ok(found.tunnel.endpoint().state.rx.accept(sequence)?)
+        }
+        None if found.tunnel.endpoint().gre_sequence => Err(TunnelDrop::OutOfSequence.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes what an underlay received, one datagram or several merged ones, and appends the inner frames to
+/// `out`. Refusals are counted, their packets go back to the pool.
+pub fn decap_all(
+    packet: Packet,
+    opened: &Opened,
+    tunnels: &Tunnels,
+    pool: &mut Pool,
+    out: &mut Batch,
+    drops: &mut DropCounts,
+) {
+    let len = packet.len();
+    let size = opened.gro.map_or(len, usize::from);
+    let mut take = |mut packet: Packet, filled: Result<(), DropReason>, pool: &mut Pool| match filled
+        .map_err(Refusal::from)
+        .and_then(|()| decap(&mut packet, &opened.outer, tunnels))
+    {
+        Ok(()) => out.push(packet),
+        Err(refusal) => {
+            drops.count(refusal);
+            pool.put(packet);
+        }
+    };
+    if len <= size {
+        // A lone datagram, whose metadata (if any) is the inner frame's.
+        return take(packet, Ok(()), pool);
+    }
+    if size == 0 || len.div_ceil(size) > MAX_SEGMENTS {
+        return take(packet, Err(DropReason::BadOffload), pool);
+    }
+    for at in (0..len).step_by(size) {
+        let mut datagram = pool.get();
+        let filled = datagram.append_range(&packet, at, size.min(len - at), pool);
+        take(datagram, filled, pool);
+    }
+    pool.put(packet);
+}
+
+type Parsed<'a> = (Match<'a>, usize, Option<GreHeader>);
+
+#[inline]
+fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, TunnelDrop> {
+    let head = packet.head();
+    match tunnels.kind_of_port(outer.dst_port) {
+        Some(Kind::Vxlan) => {
+            let vni = vxlan::parse(head)?;
+            Ok((tunnels.udp(Kind::Vxlan, outer, vni)?, vxlan::LEN, None))
+        }
+        Some(Kind::Geneve) => {
+            let (header, len) = GeneveHeader::parse(head)?;
+            let found = tunnels.udp(Kind::Geneve, outer, header.vni)?;
+            if header.control {
+                return Err(TunnelDrop::Control);
+            }
+            if header.protocol != TEB {
+                return Err(TunnelDrop::NotEthernet);
+            }
+            header.check_options()?;
+            Ok((found, len, None))
+        }
+        _ => Err(TunnelDrop::NotTunnel),
+    }
+}
+
+#[inline]
+fn gre<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, TunnelDrop> {
+    let (header, len) = GreHeader::parse(packet.head())?;
+    let found = tunnels.gre(outer, header.key)?;
+    if header.protocol != TEB {
+        return Err(TunnelDrop::NotEthernet);
+    }
+    let wrong = if header.checksum {
+        // The checksum of a superframe is filled in as it is cut.
+        !packet.meta().offload.is_gso() && finished_sum(packet, 0).is_none_or(|sum| sum.fold() != 0xffff)
+    } else {
+        found.tunnel.endpoint().gre_checksum
+    };
+    if wrong { Err(TunnelDrop::BadChecksum) } else { Ok((found, len, Some(header))) }
+}
+
+fn has_tag(packet: &Packet) -> bool {
+    read16(packet.head(), 12).and_then(Tpid::from_ethertype).is_some()
+}
