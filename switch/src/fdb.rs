@@ -29,7 +29,7 @@ pub(crate) use table::{Key, Place};
 use table::{Slot, Table, Value};
 
 /// How many of a port's oldest entries are looked at to find the one unseen for longest.
-const EVICT_LOOK: usize = 8;
+const EVICT_LOOK: usize = 4;
 
 /// What the table knows of one address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -270,8 +270,9 @@ impl Table {
         let bucket = &self.buckets[bucket];
         let generation = Value(bucket.values[way].load(Ordering::Relaxed)).generation() + 1;
         let generation = generation & 0x7fff;
-        // Release: whoever sees this generation sees the cleared key, too.
-        bucket.values[way].store(value.at_generation(generation).0, Ordering::Release);
+        // Release: whoever sees this generation sees the cleared key, too. A swap where a store would do, since
+        // loom does not know that a store never comes between the halves of a renewal.
+        bucket.values[way].swap(value.at_generation(generation).0, Ordering::Release);
         bucket.keys[way].store(key.0, Ordering::Release);
     }
 
@@ -280,7 +281,7 @@ impl Table {
         let (bucket, way) = slot.split();
         let word = &self.buckets[bucket].values[way];
         let generation = Value(word.load(Ordering::Relaxed)).generation();
-        word.store(value.at_generation(generation).0, Ordering::Release);
+        word.swap(value.at_generation(generation).0, Ordering::Release);
     }
 
     /// Writer: empties a slot.
@@ -419,11 +420,18 @@ mod loom_tests {
                     table.occupy(slot, A, Value::new(PortId(1), 0, false));
                 })
             };
-            if let Some((key, value)) = table.read(slot) {
-                let port = value.port().0;
-                assert!((key == A && port == 1) || (key == B && port == 2), "{key:?} {port}");
-                table.renew(slot, value, 9);
-            }
+            // A thread of its own: loom explores few interleavings of the one that spawns.
+            let reader = {
+                let table = Arc::clone(&table);
+                thread::spawn(move || {
+                    if let Some((key, value)) = table.read(slot) {
+                        let port = value.port().0;
+                        assert!((key == A && port == 1) || (key == B && port == 2), "{key:?} {port}");
+                        table.renew(slot, value, 9);
+                    }
+                })
+            };
+            reader.join().unwrap();
             writer.join().unwrap();
             let (key, value) = table.read(slot).unwrap();
             assert_eq!((key, value.port()), (A, PortId(1)));
