@@ -1,0 +1,435 @@
+//! The command line.
+
+mod port;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use port::{PortOptions, PortType, Setting};
+
+/// Trunkline: an Ethernet switch for containers.
+#[derive(Parser, Debug)]
+#[command(
+    name = "trunkline",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  trunkline bridge add br0
+  trunkline port add br0 web --type tap --netns web --ifname eth0 --address 10.7.0.1/24
+  trunkline show"
+)]
+pub(crate) struct Cli {
+    /// Where the daemon's sockets are; one daemon for each directory
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TRUNKLINE_RUN_DIR",
+        default_value = "/run/trunkline"
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// Where the daemon keeps its state
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TRUNKLINE_STATE_DIR",
+        default_value = "/var/lib/trunkline"
+    )]
+    pub(crate) state_dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the switch in the foreground
+    #[command(after_help = "Examples:
+  trunkline daemon
+  trunkline daemon --config /etc/trunkline.toml --workers 2
+  trunkline --run-dir /tmp/run --state-dir /tmp/state daemon --no-pin")]
+    Daemon(DaemonArgs),
+    /// Bridges: learning switches with VLANs
+    #[command(subcommand)]
+    Bridge(BridgeCommand),
+    /// Ports: what is plugged into bridges
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// Forwarding databases: which address is behind which port
+    #[command(subcommand)]
+    Fdb(FdbCommand),
+    /// Show the whole topology
+    #[command(after_help = "Examples:
+  trunkline show
+  trunkline show --json")]
+    Show(Json),
+    /// Show counters, of one port in full
+    #[command(after_help = "Examples:
+  trunkline stats
+  trunkline stats web
+  trunkline stats --watch")]
+    Stats(StatsArgs),
+    /// Show what was dropped and why
+    #[command(after_help = "Examples:
+  trunkline drops
+  trunkline drops --watch")]
+    Drops(DropsArgs),
+    /// Give docker and podman containers, pids and namespaces an interface on a bridge
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Make bridges and ports as a file says, all or nothing
+    #[command(after_help = "Examples:
+  trunkline apply network.toml
+  trunkline apply network.toml --dry-run
+  trunkline apply -
+
+What the file names belongs to it from then on; what an earlier file made and this one does not name is
+removed; what was made by command and is not named stays.")]
+    Apply(ApplyArgs),
+    /// Print all bridges and ports in the format that apply takes
+    #[command(after_help = "Examples:
+  trunkline export
+  trunkline export --json")]
+    Export(Json),
+    /// Print what changes, as it changes
+    #[command(after_help = "Examples:
+  trunkline watch
+  trunkline watch --json")]
+    Watch(Json),
+    /// Stop the daemon
+    #[command(after_help = "Examples:
+  trunkline stop
+  trunkline stop --release
+
+Interfaces of containers stay for the next daemon, without passing frames, unless --release is given.")]
+    Stop {
+        /// Let go of all interfaces too: those of TAP ports vanish
+        #[arg(long)]
+        release: bool,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:
+  trunkline completions bash")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(after_help = "Example:
+  trunkline man /usr/local/share/man/man1")]
+    Man {
+        /// Directory to write them to; made if need be
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Hold interfaces while the daemon restarts (started by the daemon)
+    #[command(
+        hide = true,
+        after_help = "Example:
+  trunkline keeper"
+    )]
+    Keeper,
+}
+
+/// For verbs that read.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DaemonArgs {
+    /// Apply this file at the start and again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Worker threads; 0: one for every two CPUs, at most 4
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) workers: u16,
+    /// Pin each worker to a CPU (the default)
+    #[arg(long, overrides_with = "no_pin")]
+    pin: bool,
+    /// Let the kernel move the workers between CPUs
+    #[arg(long)]
+    no_pin: bool,
+    /// Microseconds to poll before sleeping: lower latency for more CPU time
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) spin_us: u32,
+}
+
+impl DaemonArgs {
+    pub(crate) fn pinned(&self) -> bool {
+        self.pin || !self.no_pin
+    }
+}
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct BridgeOptions {
+    /// Seconds until an address not seen is forgotten [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ageing: Option<u32>,
+    /// Most learned addresses [default: 16384]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_macs: Option<u32>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum BridgeCommand {
+    /// Make a bridge
+    #[command(after_help = "Examples:
+  trunkline bridge add br0
+  trunkline bridge add br0 --ageing 60 --max-macs 1000")]
+    Add {
+        #[arg(value_name = "BRIDGE")]
+        name: String,
+        #[command(flatten)]
+        options: BridgeOptions,
+    },
+    /// Remove a bridge
+    #[command(after_help = "Examples:
+  trunkline bridge del br0
+  trunkline bridge del br0 --force")]
+    Del {
+        #[arg(value_name = "BRIDGE")]
+        name: String,
+        /// Remove its ports too
+        #[arg(long)]
+        force: bool,
+    },
+    /// Change a bridge's settings
+    #[command(after_help = "Example:
+  trunkline bridge set br0 --ageing 60")]
+    Set {
+        #[arg(value_name = "BRIDGE")]
+        name: String,
+        #[command(flatten)]
+        options: BridgeOptions,
+    },
+    /// List the bridges
+    #[command(after_help = "Example:
+  trunkline bridge list")]
+    List(Json),
+    /// Show a bridge with its ports
+    #[command(after_help = "Examples:
+  trunkline bridge show br0
+  trunkline bridge show br0 --json")]
+    Show {
+        #[arg(value_name = "BRIDGE")]
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum PortCommand {
+    /// Plug a port into a bridge
+    #[command(after_help = "Examples:
+  trunkline port add br0 web --type tap --netns web --ifname eth0 --address 10.7.0.1/24 --gateway 10.7.0.254
+  trunkline port add br0 db --type tap --netns 4711 --ifname eth0 --address fd00::2/64 --vlan 10
+  trunkline port add br0 vm1 --type tap --adopt --trunks 10,20-30
+  trunkline port add br0 uplink --type afpacket --interface eth1
+  trunkline port add br0 br0 --type host --address 10.7.0.254/24
+  trunkline port add br0 gen --type replay --file traffic.pcap --rate 1000
+  trunkline port add br0 sink --type null --no-learning")]
+    Add {
+        #[arg(value_name = "BRIDGE")]
+        bridge: String,
+        #[arg(value_name = "PORT")]
+        name: String,
+        /// What it is made of
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: PortType,
+        #[command(flatten)]
+        options: Box<PortOptions>,
+    },
+    /// Remove a port, with the interface that was made for it
+    #[command(after_help = "Example:
+  trunkline port del web")]
+    Del {
+        #[arg(value_name = "PORT")]
+        name: String,
+    },
+    /// Change a port's settings
+    #[command(after_help = "Examples:
+  trunkline port set web --vlan 20
+  trunkline port set web --vlan none --trunks 10,20-30
+  trunkline port set web --isolated=false --offload off
+  trunkline port set web --address 10.7.0.1/24 --address fd00::1/64
+  trunkline port set web --bridge br1
+
+'none' takes a setting away. What is not named stays as it is; --address, --gateway replace all of theirs.")]
+    Set {
+        #[arg(value_name = "PORT")]
+        name: String,
+        /// Move it to another bridge
+        #[arg(long, value_name = "BRIDGE")]
+        bridge: Option<String>,
+        #[command(flatten)]
+        options: Box<PortOptions>,
+    },
+    /// List the ports
+    #[command(after_help = "Examples:
+  trunkline port list
+  trunkline port list --bridge br0 --json")]
+    List {
+        /// Of this bridge only
+        #[arg(long, value_name = "BRIDGE")]
+        bridge: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show a port in full
+    #[command(after_help = "Examples:
+  trunkline port show web
+  trunkline port show web --json")]
+    Show {
+        #[arg(value_name = "PORT")]
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FdbFilter {
+    /// In this VLAN only (0: untagged)
+    #[arg(long, value_name = "VLAN")]
+    pub(crate) vlan: Option<u16>,
+    /// Behind this port only
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum FdbCommand {
+    /// Show the addresses a bridge knows
+    #[command(after_help = "Examples:
+  trunkline fdb show br0
+  trunkline fdb show br0 --vlan 10 --port web --json")]
+    Show {
+        #[arg(value_name = "BRIDGE")]
+        bridge: String,
+        #[command(flatten)]
+        filter: FdbFilter,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Add a static entry, which never moves and never ages
+    #[command(after_help = "Examples:
+  trunkline fdb add br0 02:00:00:00:00:09 web
+  trunkline fdb add br0 02:00:00:00:00:09 web --vlan 10")]
+    Add {
+        #[arg(value_name = "BRIDGE")]
+        bridge: String,
+        #[arg(value_name = "MAC")]
+        mac: String,
+        #[arg(value_name = "PORT")]
+        port: String,
+        /// Its VLAN (0: untagged)
+        #[arg(long, value_name = "VLAN", default_value_t = 0)]
+        vlan: u16,
+    },
+    /// Remove a static entry
+    #[command(after_help = "Example:
+  trunkline fdb del br0 02:00:00:00:00:09 --vlan 10")]
+    Del {
+        #[arg(value_name = "BRIDGE")]
+        bridge: String,
+        #[arg(value_name = "MAC")]
+        mac: String,
+        /// Its VLAN (0: untagged)
+        #[arg(long, value_name = "VLAN", default_value_t = 0)]
+        vlan: u16,
+    },
+    /// Forget learned addresses
+    #[command(after_help = "Examples:
+  trunkline fdb flush br0
+  trunkline fdb flush br0 --port web")]
+    Flush {
+        #[arg(value_name = "BRIDGE")]
+        bridge: String,
+        #[command(flatten)]
+        filter: FdbFilter,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatsArgs {
+    /// One port in full; absent: all in a table
+    #[arg(value_name = "PORT")]
+    pub(crate) port: Option<String>,
+    #[command(flatten)]
+    pub(crate) watch: WatchOptions,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DropsArgs {
+    #[command(flatten)]
+    pub(crate) watch: WatchOptions,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchOptions {
+    /// Show it again and again, with rates
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600), requires = "watch")]
+    pub(crate) interval: u64,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ContainerCommand {
+    /// Give a container an interface on a bridge
+    #[command(after_help = "Examples:
+  trunkline container attach web br0 --address 10.7.0.1/24
+  trunkline container attach web br0 --ifname eth2 --vlan 10 --address 10.8.0.1/24 --gateway 10.8.0.254
+  trunkline container attach pid:4711 br0
+  trunkline container attach netns:blue br0 --ifname eth0")]
+    Attach {
+        /// A docker or podman container, pid:N, netns:NAME, or a namespace's path
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+        #[arg(value_name = "BRIDGE")]
+        bridge: String,
+        #[command(flatten)]
+        options: Box<PortOptions>,
+    },
+    /// Take a container's interfaces away
+    #[command(after_help = "Examples:
+  trunkline container detach web
+  trunkline container detach web --ifname eth2")]
+    Detach {
+        /// As it was given to attach
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+        /// This interface only
+        #[arg(long, value_name = "IFNAME")]
+        ifname: Option<String>,
+    },
+    /// List the interfaces given to containers
+    #[command(after_help = "Example:
+  trunkline container list")]
+    List(Json),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ApplyArgs {
+    /// The file; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only say what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}

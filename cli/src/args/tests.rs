@@ -1,0 +1,149 @@
+use clap::{CommandFactory as _, Parser as _};
+use serde_json::json;
+
+use super::*;
+
+/// Every command with no subcommand of its own, with its path.
+fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+    for sub in command.get_subcommands() {
+        let path = format!("{path} {}", sub.get_name());
+        if sub.has_subcommands() {
+            leaves(sub, &path, found);
+        } else {
+            found.push((path, sub.clone()));
+        }
+    }
+}
+
+fn examples(help: &str) -> Vec<&str> {
+    help.lines()
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter(|line| line.starts_with("trunkline"))
+        .collect()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_has_examples_that_parse() {
+    let mut found = vec![("trunkline".to_owned(), Cli::command())];
+    leaves(&Cli::command(), "trunkline", &mut found);
+    assert!(found.len() > 25, "{}", found.len());
+    for (path, command) in found {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples = examples(&help);
+        assert!(!examples.is_empty(), "{path} --help has no example");
+        let words: Vec<_> = path.split(' ').skip(1).collect();
+        for example in examples {
+            if let Err(e) = Cli::try_parse_from(example.split_whitespace()) {
+                panic!("{example}\n{e}");
+            }
+            assert!(words.iter().all(|w| example.split(' ').any(|e| e == *w)), "{path}: {example}");
+        }
+    }
+}
+
+#[test]
+fn readme_examples_parse() {
+    let readme = include_str!("../../../README.md");
+    for line in readme.lines().map(str::trim) {
+        let line = line.strip_prefix("sudo ").or_else(|| line.strip_prefix("$ ")).unwrap_or(line);
+        let line = line.split(" #").next().unwrap_or(line).trim();
+        if line.starts_with("trunkline ") && !line.contains(['|', '<', '>', '…', '&', '$', '\\', '[']) {
+            if let Err(e) = Cli::try_parse_from(line.split_whitespace()) {
+                panic!("README: {line}\n{e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_reading_command_speaks_json() {
+    for line in [
+        "bridge list",
+        "bridge show br0",
+        "port list",
+        "port show p",
+        "fdb show br0",
+        "show",
+        "stats",
+        "stats p",
+        "drops",
+        "container list",
+        "export",
+        "watch",
+        "apply f --dry-run",
+    ] {
+        Cli::try_parse_from(format!("trunkline {line} --json").split(' ')).unwrap();
+    }
+}
+
+fn patch(options: &str) -> serde_json::Value {
+    let line = format!("trunkline port set web {options}");
+    let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+    let Command::Port(PortCommand::Set { options, .. }) = cli.command else { panic!("{line}") };
+    options.patch().into()
+}
+
+#[test]
+fn options_become_a_patch() {
+    for (options, expected) in [
+        ("", json!({})),
+        (
+            "--vlan 10 --trunks 20,30-40 --vlan-mode native-untagged",
+            json!({"vlan": 10, "trunks": "20,30-40", "vlan-mode": "native-untagged"}),
+        ),
+        (
+            "--vlan none --trunks none --vlan-mode none",
+            json!({"vlan": null, "trunks": null, "vlan-mode": null}),
+        ),
+        (
+            "--isolated --no-flood=false --no-learning=true",
+            json!({"isolated": true, "no-flood": false, "no-learning": true}),
+        ),
+        ("--address 10.7.0.1/24 --address fd00::1/64", json!({"addresses": ["10.7.0.1/24", "fd00::1/64"]})),
+        ("--address none --gateway none", json!({"addresses": [], "gateways": []})),
+        ("--gateway 10.7.0.254 --gateway fe80::1", json!({"gateways": ["10.7.0.254", "fe80::1"]})),
+        ("--label a=b --label c=", json!({"labels": {"a": "b", "c": null}})),
+        (
+            "--offload off --max-macs 7 --flood-limit none",
+            json!({"offload": "off", "max-macs": 7, "flood-limit": null}),
+        ),
+        (
+            "--netns 4711 --ifname eth0 --mac none --mtu 9000 --queues 2",
+            json!({"netns": "4711", "ifname": "eth0", "mac": null, "mtu": 9000, "queues": 2}),
+        ),
+        ("--netns /run/netns/x --adopt", json!({"netns": "/run/netns/x", "adopt": true})),
+        ("--interface eth1 --force", json!({"interface": "eth1", "force": true})),
+        (
+            "--file /a.pcap --rate 5 --count 6 --split-horizon-group 3",
+            json!({"file": "/a.pcap", "rate": 5, "count": 6, "split-horizon-group": 3}),
+        ),
+    ] {
+        assert_eq!(patch(options), expected, "{options}");
+    }
+    // The daemon runs elsewhere: paths are made absolute.
+    let file = patch("--file a.pcap")["file"].as_str().unwrap().to_owned();
+    assert!(file.starts_with('/') && file.ends_with("/a.pcap"), "{file}");
+}
+
+#[test]
+fn directories_are_global() {
+    let cli =
+        Cli::try_parse_from(["trunkline", "bridge", "list", "--run-dir", "/a", "--state-dir", "/b"]).unwrap();
+    assert_eq!((cli.run_dir.as_path(), cli.state_dir.as_path()), ("/a".as_ref(), "/b".as_ref()));
+}
+
+#[test]
+fn pinning_is_the_default_and_the_last_word_counts() {
+    for (options, pinned) in [("", true), ("--pin", true), ("--no-pin", false), ("--no-pin --pin", true)] {
+        let line = format!("trunkline daemon {options}");
+        let Command::Daemon(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.pinned(), pinned, "{options}");
+    }
+}

@@ -1,0 +1,89 @@
+//! What each command does.
+
+mod bridge;
+mod container;
+mod counters;
+mod daemon;
+mod fdb;
+mod files;
+mod meta;
+mod port;
+mod topology;
+
+use std::io;
+
+use trunkline_control::client::Client;
+use trunkline_control::{Error, ErrorKind};
+
+use crate::args::{Cli, Command};
+use crate::output::Output;
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something to tell the user.
+    Said(Error),
+    /// Nobody reads our output any more.
+    PipeClosed,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Said(error)
+    }
+}
+
+impl Failure {
+    pub(crate) fn from_write(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::PipeClosed,
+            _ => Failure::Said(Error::failed(format!("cannot write the output: {error}"))),
+        }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// What commands that talk to the daemon have.
+struct Context<'a> {
+    client: Client,
+    out: &'a Output,
+}
+
+/// Carries out the command line.
+pub(crate) fn run(cli: Cli, out: &Output) -> Outcome {
+    let context = Context { client: Client::new(&cli.run_dir), out };
+    match cli.command {
+        Command::Daemon(args) => daemon::run(cli.run_dir, cli.state_dir, args),
+        Command::Keeper => daemon::keeper(&cli.run_dir),
+        Command::Completions { shell } => meta::completions(shell, out),
+        Command::Man { dir } => meta::man(&dir),
+        command => wait(talk(&context, command)),
+    }
+}
+
+async fn talk(context: &Context<'_>, command: Command) -> Outcome {
+    match command {
+        Command::Bridge(command) => bridge::run(context, command).await,
+        Command::Port(command) => port::run(context, command).await,
+        Command::Fdb(command) => fdb::run(context, command).await,
+        Command::Show(json) => topology::show(context, json).await,
+        Command::Stats(args) => counters::stats(context, args).await,
+        Command::Drops(args) => counters::drops(context, args).await,
+        Command::Container(command) => container::run(context, command).await,
+        Command::Apply(args) => files::apply(context, args).await,
+        Command::Export(json) => files::export(context, json).await,
+        Command::Watch(json) => topology::watch(context, json).await,
+        Command::Stop { release } => Ok(context.client.stop(release).await?),
+        Command::Daemon(_) | Command::Keeper | Command::Completions { .. } | Command::Man { .. } => {
+            unreachable!("these talk to no daemon")
+        }
+    }
+}
+
+/// Runs a future on this thread.
+fn wait(future: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error::new(ErrorKind::Failed, format!("cannot start: {e}")))?;
+    runtime.block_on(future)
+}
