@@ -184,3 +184,22 @@ fn pad(packet: &mut Packet, wire_len: u32, pool: &mut Pool) -> Result<(), DropRe
     }
     packet.append(&[0; ETH_ZLEN][..ETH_ZLEN - len], pool)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use trunkline_packet::PortId;
+
+    /// Everything else is tested from the wire, in `tests/bridge`; this is what the engine never does.
+    #[test]
+    fn a_tag_left_in_the_bytes_counts_all_the_same() {
+        let mut pool = Pool::new(1, 0);
+        let mut packet = pool.get();
+        let bytes = [&[2; 12][..], &[0x81, 0, 0xb0, 20, 8, 0], &[1; 50]].concat();
+        packet.set_bytes(&bytes, &mut pool).unwrap();
+        let access = PortConfig { vlan_mode: VlanMode::Access, ..PortConfig::new(PortId(1)) };
+        assert_eq!(ingress(&access, &mut pool.duplicate(&packet)).err(), Some(DropReason::VlanFiltered));
+        let frame = ingress(&PortConfig::new(PortId(1)), &mut packet).unwrap();
+        assert_eq!((frame.vid.get(), frame.tag.tci, frame.inner), (20, 0xb014, None));
+    }
+}

@@ -75,20 +75,32 @@ fn flooders_share_what_is_left() {
     assert!(counts[1].abs_diff(counts[2]) <= 2, "{counts:?}");
 }
 
-/// What is remembered of the heaviest port is put right after its entries are gone.
+/// What is remembered of the heaviest port is put right when that has lost its entries: here by port 2,
+/// which has gained none since.
 #[test]
 fn the_heaviest_port_is_found_again() {
     let fdb = Fdb::new(1024);
-    (0..1000).for_each(|n| fdb.learn(0, V, mac(n), PortId(1), 0));
-    (1000..1010).for_each(|n| fdb.learn(0, V, mac(n), PortId(2), 0));
-    fdb.flush(None, Some(PortId(1)));
-    fdb.forget_port(PortId(1));
-    // Port 2 is the heaviest without having gained anything since; then come many light ports.
-    (1010..2024).for_each(|n| fdb.learn(0, V, mac(n), PortId(100 + (n % 500) as u16), 0));
-    assert_eq!(fdb.len(), 1024);
-    fdb.learn(0, V, mac(5000), PortId(50), 0);
-    assert_eq!((found(&fdb, 0, 5000), fdb.len()), (Some(50), 1024));
-    assert_eq!(fdb.counters().evicted, 1);
+    (0..600).for_each(|n| fdb.learn(0, V, mac(n), PortId(1), 0));
+    (1000..1300).for_each(|n| fdb.learn(0, V, mac(n), PortId(2), 0));
+    assert_eq!(fdb.flush(None, Some(PortId(1))), 600);
+    (0..724).for_each(|n| fdb.learn(0, V, mac(2000 + n), PortId(1000 + n as u16), 0));
+    (0..40).for_each(|n| fdb.learn(0, V, mac(5000 + n), PortId(50), 0));
+    assert_eq!((fdb.learned_on(PortId(50)), fdb.learned_on(PortId(2)), fdb.len()), (40, 260, 1024));
+}
+
+/// Stations that are heard from outlive those that are not, however long ago they were learned.
+#[test]
+fn active_stations_survive_the_flood_of_their_own_port() {
+    let fdb = Fdb::new(1024);
+    (0..6).for_each(|n| fdb.learn(0, V, mac(n), PortId(1), 0));
+    for n in 0..10_000u64 {
+        let now = (n / 100) as u32;
+        if n % 100 == 0 {
+            (0..6).for_each(|n| fdb.learn(now, V, mac(n), PortId(1), 0));
+        }
+        fdb.learn(now, V, mac(1000 + n), PortId(1), 0);
+    }
+    assert!((0..6).all(|n| found(&fdb, 100, n) == Some(1)));
 }
 
 /// A port at its own limit loses its own oldest, judged by when it was last seen.
