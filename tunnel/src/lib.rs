@@ -24,6 +24,6 @@ pub use decap::{decap, decap_all};
 pub use drops::{DropCounts, Refusal, TunnelDrop};
 pub use encap::{SendInfo, encap_datagrams, encap_frame};
 pub use outer::{Opened, Outer, OuterPath, open};
-pub use table::{Endpoint, Tunnels};
+pub use table::{Endpoint, EndpointState, Nets, TableError, Tunnel, Tunnels};
 pub use types::{GreKey, Kind, NetId, Vni};
 pub use udp::{UdpRun, UdpRuns, segment_for_udp};

@@ -1,0 +1,107 @@
+//! Nothing is allocated per packet in steady state.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::*;
+use trunkline_packet::{Batch, Pool};
+use trunkline_tunnel::{
+    DropCounts, Opened, UdpRuns, decap_all, encap_datagrams, encap_frame, open, segment_for_udp,
+};
+
+struct Counting;
+
+thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
+
+// SAFETY: every call goes to the system allocator unchanged; the counter is a plain thread-local cell that
+// needs no allocation.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn steady_state_allocates_nothing() {
+    let (a, b) = (tunnels(true, |_| ()), tunnels(false, |_| ()));
+    let mut pool = Pool::new(256, 16);
+    let (mut wire, mut inside) = (Batch::with_capacity(256), Batch::with_capacity(256));
+    let (mut runs, mut drops) = (UdpRuns::new(16), DropCounts::new());
+    let frames = [
+        Frame::SMALL,
+        Frame { payload: 60_000, offload: 1400, ..Frame::SMALL },
+        Frame { payload: 9000, offload: 1000, v6: true, tcp: false, ..Frame::SMALL },
+    ];
+    let templates: Vec<_> = frames.iter().map(|f| f.build(&mut pool)).collect();
+    let mut round = |pool: &mut Pool| {
+        for index in 0..ENDPOINTS {
+            for v6 in [false, true] {
+                let from = a.of_port(port(index, v6)).unwrap();
+                let (to, state) = (from.encaps(UNTAGGED).unwrap()[0], &from.endpoint().state.tx);
+                for template in &templates {
+                    let p = pool.duplicate(template);
+                    encap_frame(p, &to, &path(v6), state, pool, &mut wire).unwrap();
+                    for mut p in wire.drain(..) {
+                        let opened = open(&mut p, false).unwrap();
+                        decap_all(p, &opened, &b, pool, &mut inside, &mut drops);
+                    }
+                    pool.put_all(&mut inside);
+                    let p = pool.duplicate(template);
+                    runs.clear();
+                    if index > 4 {
+                        segment_for_udp(p, &to, state, pool, &mut wire, &mut runs).unwrap();
+                    } else {
+                        encap_datagrams(p, &to, state, pool, &mut wire).unwrap();
+                    }
+                    pool.put_all(&mut wire);
+                }
+            }
+        }
+    };
+    round(&mut pool);
+    let before = COUNT.get();
+    for _ in 0..20 {
+        round(&mut pool);
+    }
+    assert_eq!(COUNT.get() - before, 0);
+    assert_eq!(drops.total(), 0);
+}
+
+/// A merged receive buffer is taken apart without allocating.
+#[test]
+fn gro_buffers_allocate_nothing() {
+    let b = tunnels(false, |_| ());
+    let mut pool = Pool::new(256, 16);
+    let mut one = vec![8, 0, 0, 0, 0, 0, 77, 0];
+    one.extend(Frame::SMALL.build(&mut pool).to_vec());
+    let merged = one.repeat(64);
+    let (src, dst) = hosts(false);
+    let outer =
+        trunkline_tunnel::Outer { src, dst, src_port: 50000, dst_port: 4789, tos: 0, ttl: 64, proto: 17 };
+    let opened = Opened { outer, gro: Some(one.len() as u16) };
+    let (mut inside, mut drops) = (Batch::with_capacity(256), DropCounts::new());
+    let mut round = |pool: &mut Pool| {
+        let p = packet(&merged, pool);
+        decap_all(p, &opened, &b, pool, &mut inside, &mut drops);
+        assert_eq!(inside.len(), 64);
+        pool.put_all(&mut inside);
+    };
+    round(&mut pool);
+    let before = COUNT.get();
+    for _ in 0..20 {
+        round(&mut pool);
+    }
+    assert_eq!(COUNT.get() - before, 0);
+}
