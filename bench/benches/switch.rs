@@ -86,7 +86,7 @@ struct Setup {
     pool: Pool,
     batch: Batch,
     sink: Recycle,
-    /// Batches waiting to be forwarded, so that building frames is not measured.
+    /// For `scatter`.
     random: u64,
 }
 

@@ -13,7 +13,7 @@
 //! tracked, not searched for, so it may be one that is merely heavy; the rule above holds exactly.
 //!
 //! # Threads
-//! Lookups and renewals take no lock (see [`table`]). Everything that adds or removes takes the one writers'
+//! Lookups and renewals take no lock (see `fdb/table.rs`). Everything that adds or removes takes the one writers'
 //! lock; the packet path only tries it and does not learn that packet's address when it is taken.
 
 mod port_state;
