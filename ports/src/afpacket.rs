@@ -2,7 +2,7 @@
 //!
 //! Superframes and partial checksums come and go whole by PACKET_VNET_HDR. The kernel strips the outermost
 //! VLAN tag; it is restored from PACKET_AUXDATA into the metadata. Frames sent here are not received again.
-//! The interface's own stack still sees every frame too: see [`crate::tcx`].
+//! The interface's own stack still sees every frame too: see [`crate::guard`].
 
 mod recv;
 mod send;

@@ -7,13 +7,13 @@
 
 pub mod afpacket;
 mod frame;
+pub mod guard;
 pub mod link;
 pub mod netns;
 pub mod null;
 pub mod replay;
 mod sys;
 pub mod tap;
-pub mod tcx;
 
 use std::io;
 use std::os::fd::RawFd;

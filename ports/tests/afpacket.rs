@@ -12,7 +12,6 @@ use trunkline_packet::{Checksum, DropReason, Offload, Packet, Tpid};
 use trunkline_ports::afpacket::{AfPacket, Monitor};
 use trunkline_ports::link::{self, Link};
 use trunkline_ports::tap::{Tap, TapConfig};
-use trunkline_ports::tcx::IngressDrop;
 use trunkline_ports::{TxCaps, TxQueue};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -301,55 +300,5 @@ fn what_cannot_be_opened() {
         assert_eq!(kind("tun0"), Some(ErrorKind::InvalidInput));
         let error = AfPacket::open("nosuch", true).unwrap_err();
         assert_eq!(error.to_string(), "interface nosuch: No such device");
-    });
-}
-
-#[test]
-fn ingress_drop_keeps_the_stack_out_but_not_us() {
-    let test = test_name();
-    sandbox(Needs::Net, || {
-        veth();
-        let ifindex = link::index("p0").unwrap();
-        if let Err(e) = IngressDrop::attach(ifindex)
-            && matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported)
-        {
-            return skipped(&test, &e.to_string());
-        }
-        let ns = new_netns();
-        ip(&format!("link set p1 netns {}", path_of(&ns)));
-        address("p0", HERE, THERE, "02:00:00:00:00:02");
-        inside(&ns, || {
-            up("p1");
-            ip(&format!("address add {THERE}/24 dev p1"));
-        });
-        let mut a = open("p0");
-        let server = UdpSocket::bind((HERE, 7000)).unwrap();
-        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        let ask = |a: &mut Side| {
-            inside(&ns, || UdpSocket::bind((THERE, 0)).unwrap().send_to(b"hello", (HERE, 7000)).unwrap());
-            let seen = a.rx.find(|p| is_ipv4(p, 17)).is_some();
-            (seen, server.recv(&mut [0; 16]).is_ok())
-        };
-        assert_eq!(ask(&mut a), (true, true), "without it both hear");
-
-        let drop_all = IngressDrop::attach(ifindex).unwrap();
-        assert_eq!(drop_all.ifindex().unwrap(), Some(ifindex));
-        assert_eq!(ask(&mut a), (true, false), "with it only the socket does");
-
-        // A keeper's duplicate goes on dropping, and can be taken up again.
-        let held = drop_all.try_clone().unwrap();
-        drop(drop_all);
-        assert_eq!(ask(&mut a), (true, false));
-        let again = IngressDrop::from_fd(held).unwrap();
-        assert_eq!(again.ifindex().unwrap(), Some(ifindex));
-        drop(again);
-        assert!(eventually(|| ask(&mut a) == (true, true)), "the last descriptor takes it away");
-
-        let last = IngressDrop::attach(ifindex).unwrap();
-        ip("link del p0");
-        assert_eq!(last.ifindex().unwrap(), None);
-        assert_eq!(IngressDrop::attach(ifindex).unwrap_err().kind(), ErrorKind::NotFound);
-        let null = std::fs::File::open("/dev/null").unwrap();
-        assert_eq!(IngressDrop::from_fd(null.into()).unwrap_err().kind(), ErrorKind::InvalidInput);
     });
 }

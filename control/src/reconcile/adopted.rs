@@ -6,7 +6,7 @@ use trunkline_engine::PortIo;
 use trunkline_packet::MacAddr;
 use trunkline_ports::TxCaps;
 use trunkline_ports::afpacket::{AfPacket, Monitor};
-use trunkline_ports::tcx::IngressDrop;
+use trunkline_ports::guard::IngressDrop;
 
 use crate::model::AfpacketSpec;
 use crate::net::{explain, session};
@@ -55,7 +55,7 @@ impl Adopted {
             }
             Err(error) => {
                 return Err(explain(format!("cannot keep the host's stack off interface {name}"), &error)
-                    .hint("needs Linux 6.6 and CAP_BPF; --force goes on without"));
+                    .hint("--force goes on without"));
             }
         };
         let socket = AfPacket::open(name, offload).map_err(|e| explain("cannot open a packet socket", &e))?;

@@ -1,14 +1,11 @@
-//! Keeps the host's stack away from an interface that a packet socket has taken over.
-//!
-//! A two-instruction program on the interface's tcx ingress hook (Linux 6.6) drops every frame. Packet
-//! sockets get theirs before that hook, so they still see all of them; IP, ARP, bridges and everything else
-//! of the host's see none. Sending is untouched.
+//! Dropping by a two-instruction program on the interface's tcx ingress hook. The descriptor is its link's.
 
 use std::ffi::c_long;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::not_a_guard;
 use crate::sys;
 
 const BPF_PROG_LOAD: c_long = 5;
@@ -74,83 +71,39 @@ struct LinkInfo {
     attach_type: u32,
 }
 
-/// Drops everything an interface receives before the host's stack sees it, until the last descriptor of it
-/// is closed or the interface goes.
-#[derive(Debug)]
-pub struct IngressDrop(OwnedFd);
-
-impl IngressDrop {
-    /// Attaches to an interface of the calling thread's namespace.
-    ///
-    /// # Errors
-    /// `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN (a user namespace's do not count);
-    /// `Unsupported` before Linux 6.6; `NotFound` when there is no such interface.
-    pub fn attach(ifindex: u32) -> io::Result<IngressDrop> {
-        let program = load().map_err(explain)?;
-        let mut attr = LinkCreate {
-            prog_fd: program.as_raw_fd() as u32,
-            target_ifindex: ifindex,
-            attach_type: BPF_TCX_INGRESS,
-            flags: 0,
-            relative_fd: 0,
-            pad: 0,
-            expected_revision: 0,
-        };
-        // The link holds the program from here on.
-        Ok(IngressDrop(bpf_fd(BPF_LINK_CREATE, &mut attr).map_err(explain)?))
-    }
-
-    /// Goes on with a descriptor that another process held.
-    ///
-    /// # Errors
-    /// `InvalidInput` when it is not one of [`IngressDrop::attach`]'s.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<IngressDrop> {
-        let drop = IngressDrop(fd);
-        drop.info()?;
-        Ok(drop)
-    }
-
-    /// The interface it is attached to; `None` once that is gone.
-    ///
-    /// # Errors
-    /// When the kernel does not say.
-    pub fn ifindex(&self) -> io::Result<Option<u32>> {
-        Ok(Some(self.info()?.ifindex).filter(|&index| index != 0))
-    }
-
-    /// A second descriptor for a keeper to hold.
-    ///
-    /// # Errors
-    /// When there are no descriptors left.
-    pub fn try_clone(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
-    }
-
-    fn info(&self) -> io::Result<LinkInfo> {
-        let mut info = LinkInfo::default();
-        let mut attr = GetInfo {
-            bpf_fd: self.0.as_raw_fd() as u32,
-            info_len: mem::size_of::<LinkInfo>() as u32,
-            info: (&raw mut info) as u64,
-        };
-        let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "not the descriptor of a tcx link");
-        // SAFETY: `attr` is laid out as the kernel expects; it writes at most `info_len` bytes to `info`.
-        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map_err(|e| match e.raw_os_error() {
-            Some(libc::EINVAL | libc::EBADF | libc::EBADFD) => invalid(),
-            _ => e,
-        })?;
-        if info.link_type == BPF_LINK_TYPE_TCX && info.attach_type == BPF_TCX_INGRESS {
-            Ok(info)
-        } else {
-            Err(invalid())
-        }
-    }
+/// A link that drops what the interface of the calling thread's namespace receives.
+pub(super) fn attach(ifindex: u32) -> io::Result<OwnedFd> {
+    let program = load().map_err(explain)?;
+    let mut attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: ifindex,
+        attach_type: BPF_TCX_INGRESS,
+        flags: 0,
+        relative_fd: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
+    // The link holds the program from here on.
+    bpf_fd(BPF_LINK_CREATE, &mut attr).map_err(explain)
 }
 
-impl AsFd for IngressDrop {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// The interface the link is attached to, if there still is one.
+pub(super) fn ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut info = LinkInfo::default();
+    let mut attr = GetInfo {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: mem::size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: `attr` is laid out as the kernel expects; it writes at most `info_len` bytes to `info`.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map_err(|e| match e.raw_os_error() {
+        Some(libc::EINVAL | libc::EBADF | libc::EBADFD) => not_a_guard(),
+        _ => e,
+    })?;
+    if info.link_type != BPF_LINK_TYPE_TCX || info.attach_type != BPF_TCX_INGRESS {
+        return Err(not_a_guard());
     }
+    Ok(Some(info.ifindex).filter(|&index| index != 0))
 }
 
 fn load() -> io::Result<OwnedFd> {

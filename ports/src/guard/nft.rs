@@ -1,0 +1,247 @@
+//! Dropping by nf_tables: an empty chain of policy drop on the interface's netdev ingress hook.
+//!
+//! Its table has the owner flag: it belongs to the netlink socket that made it, nobody else can change or
+//! flush it, and it goes when the last descriptor of the socket is closed. One socket has one table, named
+//! after the socket's address. The kernel works synchronously, so every answer waits when a send returns.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, recv, send, socket_with,
+    sockopt,
+};
+
+use super::not_a_guard;
+use crate::sys;
+
+// linux/netfilter/nf_tables.h and nfnetlink.h; what libc has of them lacks the owner.
+const NFT: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+const NEW_TABLE: u16 = NFT | libc::NFT_MSG_NEWTABLE as u16;
+const GET_TABLE: u16 = NFT | libc::NFT_MSG_GETTABLE as u16;
+const NEW_CHAIN: u16 = NFT | libc::NFT_MSG_NEWCHAIN as u16;
+const GET_CHAIN: u16 = NFT | libc::NFT_MSG_GETCHAIN as u16;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+const TABLE_OWNER: u16 = 7;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const HOOK_DEVICE: u16 = 3;
+const FLAG_OWNER: u32 = 2;
+const INGRESS: u32 = 0;
+const DROP: u32 = 0;
+/// Before all other chains (and flow tables, which would forward frames past us).
+const PRIORITY: i32 = i32::MIN + 1;
+
+const NESTED: u16 = 0x8000;
+const CHAIN: &[u8] = b"ingress\0";
+
+/// A socket whose table drops what the interface of the calling thread's namespace receives.
+pub(super) fn attach(ifindex: u32) -> io::Result<OwnedFd> {
+    let socket = open(ifindex).map_err(explain)?;
+    // Its name might have changed hands while we used it.
+    match self::ifindex(socket.as_fd())? {
+        Some(index) if index == ifindex => Ok(socket),
+        _ => Err(explain(io::Error::from_raw_os_error(libc::ENODEV))),
+    }
+}
+
+fn open(ifindex: u32) -> io::Result<OwnedFd> {
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
+    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    let name = table_name(port_id(socket.as_fd())?);
+    let device = rustix::net::netdevice::index_to_name(&socket, ifindex)?;
+
+    let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
+    let mut batch = Requests::default();
+    batch.push(BATCH_BEGIN, 0, |_| {});
+    batch.push(NEW_TABLE, create, |m| {
+        m.attribute(TABLE_NAME, &name);
+        m.attribute(TABLE_FLAGS, &FLAG_OWNER.to_be_bytes());
+    });
+    batch.push(NEW_CHAIN, create, |m| {
+        m.attribute(CHAIN_TABLE, &name);
+        m.attribute(CHAIN_NAME, CHAIN);
+        m.nest(CHAIN_HOOK, |m| {
+            m.attribute(HOOK_NUMBER, &INGRESS.to_be_bytes());
+            m.attribute(HOOK_PRIORITY, &PRIORITY.to_be_bytes());
+            m.attribute(HOOK_DEVICE, &terminated(&device));
+        });
+        m.attribute(CHAIN_POLICY, &DROP.to_be_bytes());
+        m.attribute(CHAIN_TYPE, b"filter\0");
+    });
+    batch.push(BATCH_END, 0, |_| {});
+    send(&socket, &batch.bytes, SendFlags::empty())?;
+    // A refused batch may answer for itself before its parts do, or without them.
+    let mut acknowledged = 0;
+    while acknowledged < 2 {
+        receive(socket.as_fd(), |answer| {
+            acknowledged += 1;
+            answer.map(drop)
+        })?;
+    }
+    Ok(socket)
+}
+
+/// The interface the socket's chain hangs on, if there still is one.
+pub(super) fn ifindex(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let netfilter = sockopt::socket_domain(socket) == Ok(AddressFamily::NETLINK)
+        && sockopt::socket_protocol(socket) == Ok(Some(netlink::NETFILTER));
+    if !netfilter {
+        return Err(not_a_guard());
+    }
+    let port = port_id(socket)?;
+    let name = table_name(port);
+    let table = ask(socket, GET_TABLE, |m| m.attribute(TABLE_NAME, &name))?;
+    let owner = table.as_deref().and_then(|t| attribute(t, TABLE_OWNER));
+    if owner != Some(&port.to_be_bytes()) {
+        return Err(not_a_guard());
+    }
+    let chain = ask(socket, GET_CHAIN, |m| {
+        m.attribute(CHAIN_TABLE, &name);
+        m.attribute(CHAIN_NAME, CHAIN);
+    })?;
+    let hook = chain.as_deref().and_then(|c| attribute(c, CHAIN_HOOK));
+    let Some(device) = hook.and_then(|h| attribute(h, HOOK_DEVICE)) else { return Ok(None) };
+    let device = String::from_utf8_lossy(device.strip_suffix(b"\0").unwrap_or(device));
+    // Newer kernels keep a name here that no interface may have any more.
+    match rustix::net::netdevice::name_to_index(socket, &device) {
+        Ok(index) => Ok(Some(index)),
+        Err(rustix::io::Errno::NODEV) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The socket's address, which nobody else in its namespace has.
+fn port_id(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(SocketAddrNetlink::try_from(getsockname(socket)?)?.pid())
+}
+
+/// Usually the pid of the process that made it.
+fn table_name(port: u32) -> Vec<u8> {
+    terminated(&format!("trunkline-{port}"))
+}
+
+fn terminated(text: &str) -> Vec<u8> {
+    [text.as_bytes(), b"\0"].concat()
+}
+
+/// The attributes of one object; `None` when there is none.
+fn ask(socket: BorrowedFd<'_>, kind: u16, fill: impl FnOnce(&mut Requests)) -> io::Result<Option<Vec<u8>>> {
+    let mut request = Requests::default();
+    request.push(kind, 0, fill);
+    send(socket, &request.bytes, SendFlags::empty())?;
+    let mut object = None;
+    let result = receive(socket, |answer| {
+        object = Some(answer?.to_vec());
+        Ok(())
+    });
+    match result {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        result => result.map(|()| object),
+    }
+}
+
+/// Reads one datagram and hands over what its messages say: attributes (none: done), or the error.
+fn receive(
+    socket: BorrowedFd<'_>,
+    mut each: impl FnMut(io::Result<&[u8]>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = [0; 8192];
+    let (len, _) = recv(socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
+    let mut rest = &buffer[..len];
+    while let Some((kind, body, next)) = message(rest) {
+        let code = body.first_chunk().map_or(0, |&c| i32::from_ne_bytes(c));
+        each(match i32::from(kind) {
+            libc::NLMSG_ERROR if code != 0 => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+            libc::NLMSG_ERROR => Ok(&[]),
+            // Behind `nfgenmsg`.
+            _ => Ok(body.get(4..).unwrap_or_default()),
+        })?;
+        rest = next;
+    }
+    Ok(())
+}
+
+/// Type and body of the first netlink message, and what follows it.
+fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    Some((kind, bytes.get(16..len)?, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// The value of the first attribute of a type.
+fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let found = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & !NESTED;
+        let value = bytes.get(4..len)?;
+        if found == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+/// Netlink messages in the making.
+#[derive(Default)]
+struct Requests {
+    bytes: Vec<u8>,
+}
+
+impl Requests {
+    /// Appends a message of the netdev family (a batch's ends name the subsystem instead).
+    fn push(&mut self, kind: u16, flags: i32, fill: impl FnOnce(&mut Requests)) {
+        let start = self.bytes.len();
+        let flags = (flags | libc::NLM_F_REQUEST) as u16;
+        self.bytes.extend([0; 4]);
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(flags.to_ne_bytes());
+        // Sequence number and port: answers come at once and in order, so neither is needed.
+        self.bytes.extend([0; 8]);
+        let (family, resource) = match kind {
+            BATCH_BEGIN | BATCH_END => (libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16),
+            _ => (libc::NFPROTO_NETDEV, 0),
+        };
+        self.bytes.extend([family as u8, libc::NFNETLINK_V0 as u8]);
+        self.bytes.extend(resource.to_be_bytes());
+        fill(self);
+        let len = (self.bytes.len() - start) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.bytes.extend((value.len() as u16 + 4).to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(value);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Requests)) {
+        let mut inner = Requests::default();
+        fill(&mut inner);
+        self.attribute(kind | NESTED, &inner.bytes);
+    }
+}
+
+fn explain(e: io::Error) -> io::Error {
+    match e.raw_os_error() {
+        // No nf_tables, no netdev chains (ENOENT), no owners of tables.
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                "dropping at ingress (nf_tables) needs Linux 5.12 or later, with nf_tables",
+            )
+        }
+        _ => sys::context("dropping at ingress (nf_tables)", e),
+    }
+}
