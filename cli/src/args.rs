@@ -23,22 +23,12 @@ pub(crate) use port::{PortOptions, PortType, Setting};
 )]
 pub(crate) struct Cli {
     /// Where the daemon's sockets are; one daemon for each directory
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "TRUNKLINE_RUN_DIR",
-        default_value = "/run/trunkline"
-    )]
+    #[arg(long, global = true, value_name = "DIR", env = "TRUNKLINE_RUN_DIR", hide_env_values = true)]
+    #[arg(default_value = "/run/trunkline", help_heading = "Which daemon")]
     pub(crate) run_dir: PathBuf,
     /// Where the daemon keeps its state
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "TRUNKLINE_STATE_DIR",
-        default_value = "/var/lib/trunkline"
-    )]
+    #[arg(long, global = true, value_name = "DIR", env = "TRUNKLINE_STATE_DIR", hide_env_values = true)]
+    #[arg(default_value = "/var/lib/trunkline", help_heading = "Which daemon")]
     pub(crate) state_dir: PathBuf,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -54,12 +44,21 @@ pub(crate) enum Command {
     Daemon(DaemonArgs),
     /// Bridges: learning switches with VLANs
     #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline bridge add br0
+  trunkline bridge list")]
     Bridge(BridgeCommand),
     /// Ports: what is plugged into bridges
     #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline port add br0 web --type tap --netns web --ifname eth0 --address 10.7.0.1/24
+  trunkline port set web --vlan 10")]
     Port(PortCommand),
     /// Forwarding databases: which address is behind which port
     #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline fdb show br0
+  trunkline fdb flush br0")]
     Fdb(FdbCommand),
     /// Show the whole topology
     #[command(after_help = "Examples:
@@ -79,6 +78,9 @@ pub(crate) enum Command {
     Drops(DropsArgs),
     /// Give docker and podman containers, pids and namespaces an interface on a bridge
     #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline container attach web br0 --address 10.7.0.1/24
+  trunkline container list")]
     Container(ContainerCommand),
     /// Make bridges and ports as a file says, all or nothing
     #[command(after_help = "Examples:
@@ -184,6 +186,7 @@ pub(crate) enum BridgeCommand {
   trunkline bridge add br0
   trunkline bridge add br0 --ageing 60 --max-macs 1000")]
     Add {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         name: String,
         #[command(flatten)]
@@ -194,6 +197,7 @@ pub(crate) enum BridgeCommand {
   trunkline bridge del br0
   trunkline bridge del br0 --force")]
     Del {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         name: String,
         /// Remove its ports too
@@ -204,6 +208,7 @@ pub(crate) enum BridgeCommand {
     #[command(after_help = "Example:
   trunkline bridge set br0 --ageing 60")]
     Set {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         name: String,
         #[command(flatten)]
@@ -218,6 +223,7 @@ pub(crate) enum BridgeCommand {
   trunkline bridge show br0
   trunkline bridge show br0 --json")]
     Show {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         name: String,
         #[command(flatten)]
@@ -237,8 +243,10 @@ pub(crate) enum PortCommand {
   trunkline port add br0 gen --type replay --file traffic.pcap --rate 1000
   trunkline port add br0 sink --type null --no-learning")]
     Add {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
+        /// Name of the port
         #[arg(value_name = "PORT")]
         name: String,
         /// What it is made of
@@ -251,6 +259,7 @@ pub(crate) enum PortCommand {
     #[command(after_help = "Example:
   trunkline port del web")]
     Del {
+        /// Name of the port
         #[arg(value_name = "PORT")]
         name: String,
     },
@@ -264,6 +273,7 @@ pub(crate) enum PortCommand {
 
 'none' takes a setting away. What is not named stays as it is; --address, --gateway replace all of theirs.")]
     Set {
+        /// Name of the port
         #[arg(value_name = "PORT")]
         name: String,
         /// Move it to another bridge
@@ -288,6 +298,7 @@ pub(crate) enum PortCommand {
   trunkline port show web
   trunkline port show web --json")]
     Show {
+        /// Name of the port
         #[arg(value_name = "PORT")]
         name: String,
         #[command(flatten)]
@@ -312,6 +323,7 @@ pub(crate) enum FdbCommand {
   trunkline fdb show br0
   trunkline fdb show br0 --vlan 10 --port web --json")]
     Show {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
         #[command(flatten)]
@@ -324,10 +336,13 @@ pub(crate) enum FdbCommand {
   trunkline fdb add br0 02:00:00:00:00:09 web
   trunkline fdb add br0 02:00:00:00:00:09 web --vlan 10")]
     Add {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
+        /// The address, like 02:00:00:00:00:09
         #[arg(value_name = "MAC")]
         mac: String,
+        /// Name of the port it is behind
         #[arg(value_name = "PORT")]
         port: String,
         /// Its VLAN (0: untagged)
@@ -338,8 +353,10 @@ pub(crate) enum FdbCommand {
     #[command(after_help = "Example:
   trunkline fdb del br0 02:00:00:00:00:09 --vlan 10")]
     Del {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
+        /// The address, like 02:00:00:00:00:09
         #[arg(value_name = "MAC")]
         mac: String,
         /// Its VLAN (0: untagged)
@@ -351,6 +368,7 @@ pub(crate) enum FdbCommand {
   trunkline fdb flush br0
   trunkline fdb flush br0 --port web")]
     Flush {
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
         #[command(flatten)]
@@ -399,6 +417,7 @@ pub(crate) enum ContainerCommand {
         /// A docker or podman container, pid:N, netns:NAME, or a namespace's path
         #[arg(value_name = "CONTAINER")]
         container: String,
+        /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
         #[command(flatten)]

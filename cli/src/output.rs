@@ -195,6 +195,11 @@ fn scaled(n: u64, units: &[&str], space: &str) -> String {
     format!("{value:.1}{space}{}", units[unit])
 }
 
+/// `1 address`, `2 addresses`: the plural is the word with `ending`.
+pub(crate) fn plural(n: u64, word: &str, ending: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { ending })
+}
+
 /// Seconds as people say them: 45 s, 12 min, 3 h 5 min, 2 d 4 h.
 pub(crate) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);

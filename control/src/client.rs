@@ -1,6 +1,7 @@
 //! The API's client, for the CLI and for tests: one connection over the Unix socket for each request.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -211,12 +214,28 @@ impl Client {
         self.get("/v1/export").await
     }
 
-    /// `POST /v1/stop`
+    /// `POST /v1/stop`, and waits for the end of the daemon's process: another one can be started then.
     ///
     /// # Errors
     /// See [`Client::status`].
     pub async fn stop(&self, release: bool) -> Result<()> {
-        self.send(Method::POST, "/v1/stop", &json!({ "release": release })).await
+        let process = self.process().await?;
+        let () = self.send(Method::POST, "/v1/stop", &json!({ "release": release })).await?;
+        let Some(process) = process else { return Ok(()) };
+        let ended = tokio::task::spawn_blocking(move || has_ended(&process)).await;
+        match ended.map_err(io::Error::from).flatten() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::failed("the daemon is still stopping").hint("look at its log")),
+            Err(e) => Err(Error::failed(format!("cannot wait for the end of the daemon: {e}"))),
+        }
+    }
+
+    /// A descriptor of the daemon's process; `None` when it cannot be seen from here, or is this process.
+    async fn process(&self) -> Result<Option<OwnedFd>> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
+        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
+        let pid = pid.filter(|&pid| pid.cast_unsigned() != std::process::id()).and_then(Pid::from_raw);
+        Ok(pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()))
     }
 
     /// `GET /v1/watch`
@@ -310,6 +329,12 @@ impl Client {
         Error::failed(format!("the daemon at {} gave no proper answer: {what}", self.socket.display()))
             .hint("look at its log; is it of another version?")
     }
+}
+
+/// Waits for the end of a process: its descriptor becomes readable then (pidfd_open(2)).
+fn has_ended(process: &OwnedFd) -> io::Result<bool> {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    Ok(poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience))? > 0)
 }
 
 /// A watch stream.

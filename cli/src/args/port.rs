@@ -100,7 +100,7 @@ pub(crate) struct PortOptions {
     /// VLANs of a trunk or native port, like 10,20-30 [default: all]
     #[arg(long, value_name = "VLANS", value_parser = text, help_heading = "VLAN")]
     pub(crate) trunks: Option<Setting>,
-    /// [default: access with --vlan alone, native-tagged with --vlan and --trunks, else trunk]
+    /// How tags are treated [default: access with --vlan alone, native-tagged with --vlan and --trunks, else trunk]
     #[arg(long, value_name = "MODE", help_heading = "VLAN")]
     pub(crate) vlan_mode: Option<VlanMode>,
 

@@ -1,7 +1,7 @@
 //! `trunkline bridge`.
 
 use trunkline_control::model::{BridgeSpec, BridgeStatus};
-use trunkline_control::validate;
+use trunkline_control::{Error, validate};
 
 use super::{Context, Outcome, topology};
 use crate::args::{BridgeCommand, BridgeOptions};
@@ -18,6 +18,9 @@ pub(super) async fn run(context: &Context<'_>, command: BridgeCommand) -> Outcom
         }
         BridgeCommand::Del { name, force } => client.del_bridge(&name, force).await?,
         BridgeCommand::Set { name, options } => {
+            if options.ageing.is_none() && options.max_macs.is_none() {
+                return Err(Error::invalid("nothing to set").hint("see: trunkline bridge set --help").into());
+            }
             let mut spec = client.bridge(&name).await?.spec;
             options.change(&mut spec);
             client.put_bridge(&name, &spec).await?;

@@ -7,7 +7,7 @@ use trunkline_control::model::{DropRow, PortStats};
 
 use super::{Context, Outcome};
 use crate::args::{DropsArgs, StatsArgs, WatchOptions};
-use crate::output::{Look, Output, Table, bytes, count};
+use crate::output::{Look, Output, Table, bytes, count, plural};
 
 pub(super) async fn stats(context: &Context<'_>, args: StatsArgs) -> Outcome {
     let Context { client, out } = context;
@@ -99,13 +99,13 @@ fn rates(before: &[PortStats], now: &[PortStats], seconds: u64, out: &Output) ->
 
 /// One port's counters, those that count something.
 pub(super) fn in_full(s: &PortStats, width: usize) -> String {
-    let mut text = format!("{:width$}{} packets, {} bytes\n", "received", s.rx_packets, s.rx_bytes);
-    text +=
-        &format!("{:width$}{} packets, {} bytes, {} frames\n", "sent", s.tx_packets, s.tx_bytes, s.tx_frames);
-    for (name, n, what) in [("copied", s.replicated, "packets for floods"), ("merged", s.absorbed, "packets")]
-    {
+    let (rx, tx) = (plural(s.rx_packets, "packet", "s"), plural(s.tx_packets, "packet", "s"));
+    let frames = plural(s.tx_frames, "frame", "s");
+    let mut text = format!("{:width$}{rx}, {} bytes\n", "received", s.rx_bytes);
+    text += &format!("{:width$}{tx}, {} bytes, {frames}\n", "sent", s.tx_bytes);
+    for (name, n, what) in [("copied", s.replicated, " for floods"), ("merged", s.absorbed, "")] {
         if n > 0 {
-            text += &format!("{name:width$}{n} {what}\n");
+            text += &format!("{name:width$}{}{what}\n", plural(n, "packet", "s"));
         }
     }
     for (reason, n) in s.drops.iter().filter(|(_, n)| **n > 0) {

@@ -8,7 +8,7 @@ use trunkline_control::{Error, validate};
 
 use super::{Context, Outcome, counters, topology};
 use crate::args::{PortCommand, PortOptions, PortType};
-use crate::output::{Output, Table};
+use crate::output::{Look, Output, Table, plural};
 
 pub(super) async fn run(context: &Context<'_>, command: PortCommand) -> Outcome {
     let Context { client, out } = context;
@@ -72,7 +72,7 @@ fn list(ports: &[PortStatus], out: &Output) -> String {
     let heads = ["PORT", "BRIDGE", "TYPE", "INTERFACE", "VLAN", "STATE", "MAC", ">MTU", ">LEARNED", "OWNER"];
     let mut table = Table::new(&heads);
     for p in ports {
-        let plain = |text: String| (crate::output::Look::Plain, text);
+        let plain = |text: String| (Look::Plain, text);
         table.row([
             plain(p.name.clone()),
             plain(p.spec.bridge.clone()),
@@ -86,7 +86,7 @@ fn list(ports: &[PortStatus], out: &Output) -> String {
             plain(topology::owner(p.spec.owner).to_owned()),
         ]);
         if !p.reason.is_empty() {
-            table.note(crate::output::Look::Bad, &p.reason);
+            table.note(Look::Bad, &p.reason);
         }
     }
     table.render(out)
@@ -114,7 +114,7 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
     }
     lines.push(("offloads", port.offloads.join(" ")));
     lines.push(("queues", if port.queues == 0 { String::new() } else { port.queues.to_string() }));
-    lines.push(("learned", format!("{} addresses", port.macs)));
+    lines.push(("learned", plural(port.macs, "address", "es")));
     lines.push(("options", options(spec)));
     let labels: Vec<_> = spec.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     lines.push(("labels", labels.join(" ")));

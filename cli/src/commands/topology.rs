@@ -8,7 +8,7 @@ use trunkline_control::validate;
 
 use super::{Context, Outcome};
 use crate::args::Json;
-use crate::output::{Look, Output, Table, bytes, count, duration};
+use crate::output::{Look, Output, Table, bytes, count, duration, plural};
 
 pub(super) async fn show(context: &Context<'_>, json: Json) -> Outcome {
     let Context { client, out } = context;
@@ -27,8 +27,7 @@ fn topology(
     stats: &[PortStats],
     out: &Output,
 ) -> String {
-    let workers =
-        if status.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", status.workers) };
+    let workers = plural(status.workers.into(), "worker", "s");
     let mut text = format!(
         "trunkline {}, pid {}, up {}, {workers}\n",
         status.version,
@@ -53,8 +52,7 @@ pub(super) fn bridge(
     out: &Output,
 ) -> String {
     let name = out.paint(Look::Bold, &format!("bridge {}", bridge.name));
-    let addresses =
-        if bridge.macs == 1 { "1 address".to_owned() } else { format!("{} addresses", bridge.macs) };
+    let addresses = plural(bridge.macs, "address", "es");
     let mut text = format!("{name}  {addresses}, ageing {} s\n", bridge.spec.ageing);
     let members: Vec<_> = ports.iter().filter(|p| p.spec.bridge == bridge.name).collect();
     if members.is_empty() {
@@ -101,7 +99,10 @@ fn said(event: &Event) -> String {
     match event {
         Event::Hello { revision } => format!("watching from revision {revision}"),
         Event::Revision { revision } => format!("revision {revision}"),
-        Event::Bridge(b) => format!("bridge {}: {} ports, {} addresses", b.name, b.ports.len(), b.macs),
+        Event::Bridge(b) => {
+            let ports = plural(b.ports.len() as u64, "port", "s");
+            format!("bridge {}: {ports}, {}", b.name, plural(b.macs, "address", "es"))
+        }
         Event::BridgeGone { name } => format!("bridge {name}: gone"),
         Event::Port(p) => {
             let why = if p.reason.is_empty() { String::new() } else { format!(", {}", p.reason) };

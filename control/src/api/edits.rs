@@ -60,7 +60,7 @@ pub(super) fn del_bridge(desired: &mut Desired, name: &str, force: bool) -> Resu
     if !ports.is_empty() && !force {
         let few = ports.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
         let more = if ports.len() > 3 { ", …" } else { "" };
-        return Err(Error::conflict(format!("bridge {name} has {} port(s): {few}{more}", ports.len()))
+        return Err(Error::conflict(format!("bridge {name} has ports: {few}{more}"))
             .hint("delete them first, or all together with --force"));
     }
     ports.iter().for_each(|port| {
