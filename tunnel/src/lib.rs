@@ -5,6 +5,7 @@
 //! what the underlay sends. Its way in: the underlay's datagram, or [`open`] for a whole outer frame, then
 //! [`decap`] or [`decap_all`], which looks the tunnel up and leaves the inner frame with its metadata.
 
+pub mod bfd;
 pub mod config;
 pub mod decap;
 pub mod drops;
@@ -13,6 +14,7 @@ pub mod encap;
 pub mod geneve;
 pub mod gre;
 mod inner;
+pub mod mtu;
 pub mod outer;
 pub mod table;
 pub mod types;
