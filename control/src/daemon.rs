@@ -1,5 +1,8 @@
 //! The daemon: puts the parts together, and takes them apart again when a signal or `stop` says so.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -50,6 +53,8 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 /// When it cannot start: a directory or the state file cannot be used, another daemon is there, the
 /// configuration file is wrong or cannot be applied. When the control thread panics.
 pub fn run(config: DaemonConfig) -> Result<()> {
+    // Before anything enters another namespace: the first runtime of a process makes a pair of sockets for
+    // signals that is never closed, and would keep alive the namespace it is made in.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -148,6 +153,8 @@ impl Daemon {
             notify(&[NotifyState::Stopping]);
             tracing::info!("stopping");
         };
+        // Answered when everything is restored.
+        self.controller.status().await;
         tracing::info!(socket = %self.socket.display(), "ready");
         notify(&[NotifyState::Ready]);
         self.serve_api(listener, shutdown).await.map_err(|e| failed("the API failed", &e))

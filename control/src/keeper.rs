@@ -35,7 +35,12 @@ pub fn run(run_dir: &Path) -> Result<()> {
     // The daemon's working directory is none of its business.
     let _ = std::env::set_current_dir("/");
     raise_descriptor_limit();
-    server::Server::bind(&run_dir)?.serve().map_err(|e| failed(&run_dir, &e))
+    serve(&run_dir)
+}
+
+/// The same within this process.
+pub(crate) fn serve(run_dir: &Path) -> Result<()> {
+    server::Server::bind(run_dir)?.serve().map_err(|e| failed(run_dir, &e))
 }
 
 /// Starts a keeper as a process of its own that the end of this one does not touch.

@@ -144,6 +144,20 @@ impl Session {
         self.set(|| format!("cannot move interface {} into the namespace", link.name), message)
     }
 
+    /// Makes a pair of virtual Ethernet interfaces.
+    #[cfg(test)]
+    pub(crate) fn add_veth(&self, one: &str, other: &str) -> Result<()> {
+        let add = self.handle.link().add(rtnetlink::LinkVeth::new(one, other).build());
+        self.runtime.block_on(add.execute()).map_err(|e| explain("cannot make a veth pair", &netlink(e)))
+    }
+
+    /// Deletes an interface.
+    #[cfg(test)]
+    pub(crate) fn delete(&self, link: &Link) -> Result<()> {
+        let del = self.handle.link().del(link.index);
+        self.runtime.block_on(del.execute()).map_err(|e| explain("cannot delete", &netlink(e)))
+    }
+
     /// Addresses of an interface, without those the kernel made up (IPv6 link-local).
     pub(crate) fn addresses(&self, link: &Link) -> Result<Vec<IpNet>> {
         let get = self.handle.address().get().set_link_index_filter(link.index).execute();
@@ -197,13 +211,12 @@ impl Session {
         }
     }
 
-    /// Makes a default route by `gateway`; `onlink`: though no address of the interface covers it. One that
-    /// exists by the same interface and gateway is no error.
+    /// Makes a default route by `gateway`. One that exists by the same interface and gateway is no error.
     ///
     /// # Errors
     /// `Conflict` when the namespace has another default route.
-    pub(crate) fn add_default(&self, link: &Link, gateway: IpAddr, onlink: bool) -> Result<()> {
-        let message = default_route(link, gateway, onlink);
+    pub(crate) fn add_default(&self, link: &Link, gateway: IpAddr) -> Result<()> {
+        let message = default_route(link, gateway);
         match self.runtime.block_on(self.handle.route().add(message).execute()).map_err(netlink) {
             Err(e) if e.raw_os_error() == Some(EEXIST) => {
                 if self.defaults(link)?.contains(&gateway) {
@@ -218,7 +231,7 @@ impl Session {
 
     /// Removes a default route; one that is not there is no error.
     pub(crate) fn del_default(&self, link: &Link, gateway: IpAddr) -> Result<()> {
-        let message = default_route(link, gateway, false);
+        let message = default_route(link, gateway);
         match self.runtime.block_on(self.handle.route().del(message).execute()).map_err(netlink) {
             Err(e) if e.raw_os_error() == Some(ESRCH) => Ok(()),
             other => other.map_err(|e| explain(format!("cannot remove the default route by {gateway}"), &e)),
@@ -246,19 +259,15 @@ const ESRCH: i32 = 3;
 const EEXIST: i32 = 17;
 const EADDRNOTAVAIL: i32 = 99;
 
-fn default_route(link: &Link, gateway: IpAddr, onlink: bool) -> RouteMessage {
-    let mut message = match gateway {
+fn default_route(link: &Link, gateway: IpAddr) -> RouteMessage {
+    match gateway {
         IpAddr::V4(g) => {
             RouteMessageBuilder::<Ipv4Addr>::new().output_interface(link.index).gateway(g).build()
         }
         IpAddr::V6(g) => {
             RouteMessageBuilder::<Ipv6Addr>::new().output_interface(link.index).gateway(g).build()
         }
-    };
-    if onlink {
-        message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
     }
-    message
 }
 
 /// The gateway, if this is a default route of the main table by that interface.

@@ -10,12 +10,11 @@ use crate::validate::vlan_mode;
 use crate::{Error, Result};
 
 mod adopted;
+mod devices;
 #[cfg(test)]
 pub(crate) mod fake;
 mod observe;
 mod tap;
-#[cfg(test)]
-mod tests;
 mod world;
 
 pub(crate) use world::KernelWorld;

@@ -163,6 +163,6 @@ async fn after_stop_nothing_is_edited() {
     let (controller, world) = furnished().await;
     controller.stop(true).await;
     assert_eq!(world.state.lock().stopped, Some(true));
-    let error = controller.edit(|d| Ok(d.ports.clear())).await.unwrap_err();
+    let error = controller.edit(|d| Ok(d.ports.remove("a"))).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Internal);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +25,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
     _lock: Lock,
+    path: PathBuf,
     listener: OwnedFd,
     daemons: Vec<OwnedFd>,
     held: BTreeMap<String, Held>,
@@ -41,9 +42,9 @@ impl Server {
         let lock = lock.map_err(|pid| {
             Error::conflict(format!("a keeper for {} runs already, process {pid}", run_dir.display()))
         })?;
-        let listener = listen_privately(&socket_path(run_dir), SocketType::SEQPACKET);
-        let listener = listener.map_err(|e| failed(run_dir, &e))?;
-        Ok(Server { _lock: lock, listener, daemons: Vec::new(), held: BTreeMap::new() })
+        let path = socket_path(run_dir);
+        let listener = listen_privately(&path, SocketType::SEQPACKET).map_err(|e| failed(run_dir, &e))?;
+        Ok(Server { _lock: lock, path, listener, daemons: Vec::new(), held: BTreeMap::new() })
     }
 
     /// Serves until it is of no more use.
@@ -161,6 +162,13 @@ impl Server {
             let asked = poll(&mut polled, Some(&now));
             asked.is_err() || !polled.iter().any(|p| p.revents().intersects(PollFlags::ERR | PollFlags::HUP))
         });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // While the lock is held: it is ours. Left behind, the next keeper replaces it.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

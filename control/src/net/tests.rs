@@ -41,7 +41,7 @@ fn an_interface_is_set_up_in_another_namespace() {
             }
             assert_eq!(s.addresses(&link)?, [v4, v6]);
             for gateway in [g4, g6, g4, g6] {
-                s.add_default(&link, gateway, false)?;
+                s.add_default(&link, gateway)?;
             }
             assert_eq!(s.defaults(&link)?, [g4, g6]);
             s.del_default(&link, g4)?;
@@ -64,7 +64,10 @@ fn refusals_say_what_to_do() {
         session(None, |s| {
             let (a, b) = (s.expect_link("tl0")?, s.expect_link("tl1")?);
             let error = s.expect_link("tl2").unwrap_err();
-            assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "there is no interface tl2"));
+            assert_eq!(
+                (error.kind, error.message.as_str()),
+                (ErrorKind::NotFound, "there is no interface tl2")
+            );
             let error = s.rename(&a, "tl1").unwrap_err();
             assert_eq!(error.message, "cannot name interface tl0 'tl1': File exists");
             assert_eq!(error.kind, ErrorKind::Conflict);
@@ -75,10 +78,10 @@ fn refusals_say_what_to_do() {
             s.add_address(&a, "10.0.0.1/24".parse().unwrap())?;
             s.add_address(&b, "10.0.1.1/24".parse().unwrap())?;
             let far: IpAddr = "192.0.2.1".parse().unwrap();
-            let error = s.add_default(&a, far, false).unwrap_err();
+            let error = s.add_default(&a, far).unwrap_err();
             assert!(error.message.starts_with("cannot make a default route by 192.0.2.1: "), "{error}");
-            s.add_default(&a, far, true)?;
-            let error = s.add_default(&b, "10.0.1.2".parse().unwrap(), false).unwrap_err();
+            s.add_default(&a, "10.0.0.2".parse().unwrap())?;
+            let error = s.add_default(&b, "10.0.1.2".parse().unwrap()).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Conflict);
 
             std::fs::write("/proc/sys/net/ipv6/conf/tl0/disable_ipv6", "1").unwrap();

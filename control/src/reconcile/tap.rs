@@ -371,7 +371,7 @@ fn steps<'a>(
     // Gateways go before the addresses that reach them, and come after.
     for &gateway in from.gateways.iter().filter(|g| !to.gateways.contains(g)) {
         s.del_default(link, gateway)?;
-        undo.push(Box::new(move |s| s.add_default(link, gateway, true)));
+        undo.push(Box::new(move |s| s.add_default(link, gateway)));
     }
     for &net in from.addresses.iter().filter(|a| !to.addresses.contains(a)) {
         s.del_address(link, net)?;
@@ -392,9 +392,7 @@ fn steps<'a>(
         undo.push(Box::new(move |s| s.del_address(link, net)));
     }
     for &gateway in to.gateways.iter().filter(|g| !from.gateways.contains(g)) {
-        let covered = to.addresses.iter().any(|net| net.contains(&gateway));
-        let link_local = matches!(gateway, IpAddr::V6(g) if g.is_unicast_link_local());
-        s.add_default(link, gateway, !covered && !link_local)?;
+        s.add_default(link, gateway)?;
         undo.push(Box::new(move |s| s.del_default(link, gateway)));
     }
     Ok(())

@@ -1,1 +1,0 @@
-//! The real world in namespaces: TAPs made, moved, changed, lost and taken over. Needs root.
