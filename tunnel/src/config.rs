@@ -1,7 +1,7 @@
 //! How a tunnel makes and takes packets: the part of its configuration that the packet path reads.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::geneve::{self, GeneveOption};
 use crate::gre::{GreHeader, TEB};
@@ -186,7 +186,7 @@ impl Encap {
 #[derive(Debug, Default)]
 pub struct TxState {
     sequence: AtomicU32,
-    ip_id: AtomicU16,
+    ip_id: AtomicU32,
 }
 
 impl TxState {
@@ -196,9 +196,10 @@ impl TxState {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Identification of an outer IPv4 packet that may be fragmented (RFC 6864 §4.2).
+    /// Identification of an outer packet that may be fragmented: the low 16 bits in IPv4 (RFC 6864 §4.2), all
+    /// in IPv6 (RFC 8200 §4.5).
     #[inline]
-    pub(crate) fn next_ip_id(&self) -> u16 {
+    pub(crate) fn next_ip_id(&self) -> u32 {
         self.ip_id.fetch_add(1, Ordering::Relaxed)
     }
 }

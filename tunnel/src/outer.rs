@@ -75,7 +75,7 @@ pub(crate) fn push(
             if info.df {
                 h[6] = 0x40;
             } else {
-                write16(h, 4, state.next_ip_id());
+                write16(h, 4, state.next_ip_id() as u16);
             }
             h[12..16].copy_from_slice(&src.octets());
             h[16..20].copy_from_slice(&dst.octets());

@@ -1,0 +1,440 @@
+//! What the options and rules of a tunnel do, one at a time.
+
+mod common;
+
+use std::net::IpAddr;
+
+use common::*;
+use trunkline_packet::{
+    Batch, Checksum, DropReason, GsoKind, Offload, Packet, Pool, PortId, Tpid, VlanId, VlanTag, pop_tag,
+    push_tag, segment,
+};
+use trunkline_tunnel::{
+    DropCounts, Encap, Endpoint, GreKey, InnerVlan, Kind, NetId, Nets, Opened, Outer, Refusal, SendInfo,
+    TableError, Tos, Ttl, TunnelDrop, TunnelHeader, Tunnels, TxState, UdpRuns, decap, decap_all,
+    encap_datagrams, encap_frame, fragment, open, segment_for_udp, udp,
+};
+
+fn vxlan() -> Encap {
+    Encap::new(TunnelHeader::vxlan(vni()), hosts(false).1)
+}
+
+fn vxlan_from_a(tos: u8) -> Outer {
+    let (src, dst) = hosts(false);
+    Outer { src, dst, src_port: 50000, dst_port: 4789, tos, ttl: 64, proto: 17 }
+}
+
+fn sent(frame: &Frame, to: &Encap) -> Result<(SendInfo, Vec<u8>), Refusal> {
+    let mut pool = Pool::new(64, 4);
+    let mut p = frame.build(&mut pool);
+    pop_tag(&mut p).unwrap();
+    let mut out = Batch::new();
+    encap_datagrams(p, to, &TxState::default(), &mut pool, &mut out).map(|info| (info, out[0].to_vec()))
+}
+
+fn tos_of_ip(frame: &[u8]) -> u8 {
+    if frame[14] >> 4 == 4 { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }
+}
+
+#[test]
+fn tos_and_ttl_are_fixed_or_inherited_and_ecn_always_is() {
+    for v6 in [false, true] {
+        let frame = Frame { tos: 0xb9, v6, ..Frame::SMALL };
+        let (info, _) = sent(&frame, &vxlan()).unwrap();
+        assert_eq!((info.tos, info.ttl, info.df), (1, 64, true));
+        let to = Encap { tos: Tos::Inherit, ttl: Ttl::Inherit, df: false, ..vxlan() };
+        let (info, _) = sent(&frame, &to).unwrap();
+        assert_eq!((info.tos, info.ttl, info.df), (0xb9, 63, false));
+        let to = Encap { tos: Tos::Fixed(0x23), ttl: Ttl::Fixed(9), ..vxlan() };
+        let (info, _) = sent(&frame, &to).unwrap();
+        assert_eq!((info.tos, info.ttl), (0x21, 9));
+    }
+    let mut pool = Pool::new(4, 1);
+    let arp = packet(&[&[2; 12][..], &[8, 6], &[0; 28]].concat(), &mut pool);
+    let to = Encap { tos: Tos::Inherit, ttl: Ttl::Inherit, ..vxlan() };
+    let info = encap_datagrams(arp, &to, &TxState::default(), &mut pool, &mut Batch::new()).unwrap();
+    assert_eq!((info.tos, info.ttl), (0, 64), "not IP");
+}
+
+#[test]
+fn rfc6040_4_2_the_outer_mark_comes_inside_and_the_header_checksum_stays_right() {
+    let mut pool = Pool::new(4, 1);
+    let b = tunnels(false, |_| ());
+    for v6 in [false, true] {
+        for (inner, outer, wanted) in [(0x22, 3, Some(0x23)), (0x22, 1, Some(0x21)), (0x20, 3, None)] {
+            let (_, bytes) = sent(&Frame { tos: inner, v6, ..Frame::SMALL }, &vxlan()).unwrap();
+            let mut p = packet(&bytes, &mut pool);
+            let result = decap(&mut p, &vxlan_from_a(outer), &b);
+            match wanted {
+                None => assert_eq!(result, Err(TunnelDrop::Ecn.into())),
+                Some(tos) => {
+                    assert_eq!((result, tos_of_ip(p.head())), (Ok(()), tos));
+                    let ip = trunkline_packet::headers::Headers::parse(&p).unwrap();
+                    assert!(trunkline_packet::checksum::ipv4_header_ok(p.head(), &ip));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rfc7348_5_source_ports_are_dynamic_and_follow_the_inner_flow() {
+    let mut seen = std::collections::HashSet::new();
+    for port in 0..200 {
+        let frame = Frame { ports: (port, 80), ..Frame::SMALL };
+        let (info, _) = sent(&frame, &vxlan()).unwrap();
+        let (again, _) = sent(&Frame { payload: 7, ..frame }, &vxlan()).unwrap();
+        assert_eq!(info.source_port(), again.source_port());
+        assert!(info.source_port() >= 49152);
+        seen.insert(info.source_port());
+    }
+    assert!(seen.len() > 190, "{}", seen.len());
+}
+
+#[test]
+fn rfc7348_6_1_the_inner_tag_is_stripped_or_kept_as_configured() {
+    let tagged = Frame { tags: 1, ..Frame::SMALL };
+    let (_, stripped) = sent(&tagged, &vxlan()).unwrap();
+    assert_eq!(stripped[8 + 12..8 + 14], [8, 0]);
+    let (_, kept) = sent(&tagged, &Encap { inner_vlan: InnerVlan::Keep, ..vxlan() }).unwrap();
+    assert_eq!(kept[8 + 12..8 + 16], [0x81, 0, 0x60, 5]);
+    assert_eq!(
+        sent(&Frame { tags: 2, ..Frame::SMALL }, &vxlan()).err(),
+        Some(TunnelDrop::InnerTag.into()),
+        "a second tag is the customer's"
+    );
+    let mut pool = Pool::new(4, 1);
+    for (mode, wanted) in [(InnerVlan::Strip, Err(TunnelDrop::InnerTag.into())), (InnerVlan::Keep, Ok(()))] {
+        let b = tunnels(false, |e| e.inner_vlan = mode);
+        let mut p = packet(&kept, &mut pool);
+        assert_eq!(decap(&mut p, &vxlan_from_a(0), &b), wanted);
+        if wanted.is_ok() {
+            assert_eq!(p.meta().vlan, Some(VlanTag { tpid: Tpid::Customer, tci: 0x6005 }));
+        }
+    }
+}
+
+#[test]
+fn a_vlan_map_gives_each_vlan_a_network_and_back() {
+    let (a, b) = hosts(false);
+    let (v10, v20) = (VlanId::new(10).unwrap(), VlanId::new(20).unwrap());
+    let net = |n| NetId::Vni(trunkline_tunnel::Vni::new(n).unwrap());
+    let map = |local, remote| {
+        let mut e = endpoint(5, local, remote);
+        e.nets = Nets::Map(vec![(v20, net(200)), (v10, net(100)), (VlanId::NONE, net(1))]);
+        Tunnels::new(vec![e]).unwrap()
+    };
+    let (from, to) = (map(a, b), map(b, a));
+    let tunnel = from.of_port(PortId(15)).unwrap();
+    let mut pool = Pool::new(4, 1);
+    for (vlan, vni, back) in [(v10, 100u32, Some(10)), (v20, 200, Some(20)), (VlanId::NONE, 1, None)] {
+        let mut p = Frame::SMALL.build(&mut pool);
+        p.meta_mut().vlan = Some(VlanTag::new(Tpid::Customer, vlan, 0xe000));
+        let mut out = Batch::new();
+        let encap = tunnel.encaps(vlan).unwrap()[0];
+        encap_datagrams(p, &encap, &TxState::default(), &mut pool, &mut out).unwrap();
+        assert_eq!(out[0].head()[4..8], (vni << 8).to_be_bytes());
+        let mut p = out.remove(0);
+        decap(&mut p, &vxlan_from_a(0), &to).unwrap();
+        assert_eq!(p.meta().vlan.and_then(VlanTag::vid).map(VlanId::get), back);
+        assert_eq!(p.to_vec(), Frame::SMALL.build(&mut pool).to_vec());
+    }
+    assert_eq!(tunnel.encaps(VlanId::new(30).unwrap()).err(), Some(TunnelDrop::UnmappedVlan));
+}
+
+#[test]
+fn a_flooded_frame_goes_to_each_remote() {
+    let mut e = Endpoint::new(PortId(1), Kind::Vxlan, NetId::Vni(vni()));
+    e.remotes = (1..=3).map(|n| IpAddr::from([192, 0, 2, n])).collect();
+    let remotes = e.remotes.clone();
+    let table = Tunnels::new(vec![e]).unwrap();
+    let tunnel = table.of_port(PortId(1)).unwrap();
+    let encaps: Vec<IpAddr> = tunnel.encaps(UNTAGGED).unwrap().iter().map(|e| e.remote).collect();
+    assert_eq!(encaps, remotes);
+    let learned = IpAddr::from([198, 51, 100, 1]);
+    assert_eq!(tunnel.encap_to(UNTAGGED, learned).unwrap().remote, learned);
+}
+
+#[test]
+fn the_most_precise_endpoint_wins_and_misses_say_what_is_wrong() {
+    let (a, b) = hosts(false);
+    let mut any = Endpoint::new(PortId(1), Kind::Vxlan, NetId::Vni(vni()));
+    any.local = Some(b);
+    let mut one = any.clone();
+    (one.port, one.remotes) = (PortId(2), vec![a]);
+    let mut keyless = Endpoint::new(PortId(3), Kind::Gre, NetId::None);
+    keyless.remotes = vec![a];
+    let mut zero = keyless.clone();
+    (zero.port, zero.nets) = (PortId(4), Nets::One(NetId::Key(GreKey(0))));
+    let mut nvgre = Endpoint::new(PortId(5), Kind::Nvgre, NetId::Vni(vni()));
+    nvgre.remotes = vec![a];
+    let table = Tunnels::new(vec![any, one, keyless, zero, nvgre]).unwrap();
+    let from = |src: IpAddr| Outer { src, ..vxlan_from_a(0) };
+    let port = |src| table.udp(Kind::Vxlan, &from(src), vni()).map(|m| m.tunnel.endpoint().port.0);
+    let other = IpAddr::from([203, 0, 113, 1]);
+    assert_eq!((port(a), port(other), port(b)), (Ok(2), Ok(1), Err(TunnelDrop::Loop)));
+    let wrong = trunkline_tunnel::Vni::new(1).unwrap();
+    assert_eq!(table.udp(Kind::Vxlan, &from(a), wrong).err(), Some(TunnelDrop::WrongVni));
+    assert_eq!(table.udp(Kind::Geneve, &from(a), vni()).err(), Some(TunnelDrop::UnknownRemote));
+    let gre =
+        |src, key: Option<u32>| table.gre(&from(src), key.map(GreKey)).map(|m| m.tunnel.endpoint().port.0);
+    assert_eq!((gre(a, None), gre(a, Some(0)), gre(a, Some(VNI << 8 | 9))), (Ok(3), Ok(4), Ok(5)));
+    assert_eq!(gre(a, Some(1)), Err(TunnelDrop::WrongKey));
+    assert_eq!(gre(other, None), Err(TunnelDrop::UnknownRemote));
+}
+
+#[test]
+fn endpoints_that_make_no_sense_are_refused() {
+    let (a, b) = hosts(false);
+    let good = || endpoint(5, a, b);
+    assert!(Tunnels::new(vec![good()]).is_ok());
+    let changes: [fn(&mut Endpoint); 9] = [
+        |e| e.nets = Nets::One(NetId::None),
+        |e| e.nets = Nets::Map(Vec::new()),
+        |e| e.nets = Nets::Map(vec![(VlanId::MAX, NetId::Vni(vni())); 2]),
+        |e| e.remotes = vec![hosts(true).1],
+        |e| e.remotes = vec![hosts(false).0],
+        |e| e.remotes = vec![IpAddr::from([0; 4])],
+        |e| e.group = Some(IpAddr::from([10, 0, 0, 1])),
+        |e| e.dst_port = 0,
+        |e| e.gre_checksum = true,
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut e = good();
+        change(&mut e);
+        assert!(matches!(Tunnels::new(vec![e]), Err(TableError::Invalid { .. })), "{index}");
+    }
+    let mut many = endpoint(3, a, b);
+    many.remotes.push(IpAddr::from([192, 0, 2, 3]));
+    assert!(Tunnels::new(vec![many]).is_err(), "sequence numbers of two senders cannot be told apart");
+    let second = Endpoint { port: PortId(99), ..good() };
+    assert_eq!(
+        Tunnels::new(vec![good(), second]).err(),
+        Some(TableError::Conflict { first: PortId(15), second: PortId(99) })
+    );
+    let geneve = Endpoint { dst_port: 4789, ..endpoint(6, a, b) };
+    assert_eq!(Tunnels::new(vec![good(), geneve]).err(), Some(TableError::SharedPort(4789)));
+}
+
+#[test]
+fn a_tunnels_own_packet_does_not_enter_it_again() {
+    let (a, b) = hosts(false);
+    let from = tunnels(true, |_| ());
+    let mut pool = Pool::new(8, 1);
+    for index in 0..ENDPOINTS {
+        let tunnel = from.of_port(port(index, false)).unwrap();
+        let to = tunnel.encaps(UNTAGGED).unwrap()[0];
+        assert_eq!((to.local, to.remote), (Some(a), b));
+        let mut out = Batch::new();
+        let state = TxState::default();
+        encap_frame(Frame::SMALL.build(&mut pool), &to, &path(false), &state, &mut pool, &mut out).unwrap();
+        let p = out.remove(0);
+        let result = encap_datagrams(p, &to, &state, &mut pool, &mut out);
+        assert_eq!(result, Err(TunnelDrop::Loop.into()), "{index}");
+        assert!(out.is_empty());
+    }
+}
+
+#[test]
+fn the_kernels_unfinished_superframes_become_superframes() {
+    let mut pool = Pool::new(128, 8);
+    let b = tunnels(false, |e| e.inner_mtu = 1450);
+    for v6 in [false, true] {
+        let built = Frame { v6, payload: 60_000, offload: 1000, ..Frame::SMALL };
+        let inner = built.build(&mut pool).to_vec();
+        let datagram = [&[8, 0, 0, 0, 0, 0, 77, 0][..], &inner].concat();
+        let mut p = packet(&datagram, &mut pool);
+        decap(&mut p, &vxlan_from_a(0), &b).unwrap();
+        let (kind, l4) = if v6 { (GsoKind::TcpV6, 54) } else { (GsoKind::TcpV4, 34) };
+        let offload = p.meta().offload;
+        assert_eq!(offload.csum, Checksum::Partial { start: l4, offset: 16 });
+        assert_eq!((offload.gso.kind, offload.gso.size), (kind, 1450 + 14 - l4 - 20));
+        let mut out = Batch::new();
+        segment(p, &mut pool, &mut out, true).unwrap();
+        assert!(out.iter().all(|s| s.len() <= 1464));
+        // A finished checksum is believed only if it is right.
+        let mut whole = inner.clone();
+        let at = usize::from(l4) + 16;
+        let sum = trunkline_packet::checksum::Sum::ZERO.bytes(&whole[l4.into()..]).finish();
+        for (check, kind) in [(sum, kind), (sum ^ 1, GsoKind::None)] {
+            whole[at..at + 2].copy_from_slice(&check.to_be_bytes());
+            let mut p = packet(&[&datagram[..8], &whole].concat(), &mut pool);
+            decap(&mut p, &vxlan_from_a(0), &b).unwrap();
+            assert_eq!(p.meta().offload.gso.kind, kind);
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_checksum_is_partial_and_padding_goes() {
+    let mut pool = Pool::new(8, 1);
+    let b = tunnels(false, |_| ());
+    for tcp in [false, true] {
+        let inner = Frame { tcp, payload: 3, offload: 1, ..Frame::SMALL }.build(&mut pool).to_vec();
+        let padded = [&[8, 0, 0, 0, 0, 0, 77, 0][..], &inner, &[0xaa; 5]].concat();
+        let mut p = packet(&padded, &mut pool);
+        decap(&mut p, &vxlan_from_a(0), &b).unwrap();
+        assert_eq!(p.meta().offload.csum, Checksum::Partial { start: 34, offset: if tcp { 16 } else { 6 } });
+        assert_eq!(p.to_vec(), inner);
+    }
+}
+
+#[test]
+fn runs_of_datagrams_stay_within_the_kernels_limits() {
+    let mut pool = Pool::new(2048, 4);
+    let (mut out, mut runs, state) = (Batch::new(), UdpRuns::new(16), TxState::default());
+    let big = Frame { payload: 64_000, offload: 500, ..Frame::SMALL };
+    let small = Frame { payload: 10, ..Frame::SMALL };
+    let other = Frame { ports: (7, 7), ..small.clone() };
+    for frame in [&big, &big, &small, &small, &other, &other, &small] {
+        segment_for_udp(frame.build(&mut pool), &vxlan(), &state, &mut pool, &mut out, &mut runs).unwrap();
+    }
+    let mut next = 0;
+    for run in runs.runs() {
+        assert_eq!(run.first, next);
+        next += run.count;
+        assert!(run.count <= udp::MAX_SEGMENTS && run.bytes <= udp::MAX_BYTES);
+        let lens: Vec<usize> = out[run.first..next].iter().map(Packet::len).collect();
+        assert_eq!(run.bytes, lens.iter().sum::<usize>());
+        assert!(lens[..run.count - 1].iter().all(|&l| l == run.size) && lens[run.count - 1] <= run.size);
+    }
+    assert_eq!(next, out.len());
+    assert!(runs.runs().len() <= 8, "{}", runs.runs().len());
+    runs.clear();
+    assert!(runs.runs().is_empty());
+}
+
+#[test]
+fn what_merged_datagrams_lose_is_counted_one_by_one() {
+    let mut pool = Pool::new(8, 2);
+    let b = tunnels(false, |_| ());
+    let (_, good) = sent(&Frame::SMALL, &vxlan()).unwrap();
+    let mut bad = good.clone();
+    bad[0] = 0;
+    let merged = [&good[..], &bad, &good, &good[..9]].concat();
+    let (mut out, mut drops) = (Batch::new(), DropCounts::new());
+    let opened = Opened { outer: vxlan_from_a(0), gro: Some(good.len() as u16) };
+    decap_all(packet(&merged, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
+    assert_eq!(out.len(), 2);
+    assert_eq!(drops.tunnel[TunnelDrop::NoVni.index()], 1);
+    assert_eq!(drops.tunnel[TunnelDrop::InnerTooShort.index()], 1);
+    assert_eq!(drops.total(), 2);
+    let opened = Opened { gro: Some(0), ..opened };
+    decap_all(packet(&merged, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
+    assert_eq!(drops.packet[DropReason::BadOffload.index()], 1);
+}
+
+#[test]
+fn a_merged_outer_udp_frame_from_a_port_comes_apart() {
+    let mut pool = Pool::new(64, 2);
+    let b = tunnels(false, |_| ());
+    let (_, good) = sent(&Frame::SMALL, &vxlan()).unwrap();
+    let udp = Frame { tcp: false, offload: good.len(), ports: (50000, 4789), ..Frame::SMALL };
+    let mut p = udp.build_with(&good.repeat(5), &mut pool);
+    let (src, dst) = hosts(false);
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { unreachable!() };
+    p.head_mut()[26..30].copy_from_slice(&src.octets());
+    p.head_mut()[30..34].copy_from_slice(&dst.octets());
+    let h = &mut p.head_mut()[14..34];
+    h[10..12].fill(0);
+    let check = trunkline_packet::checksum::Sum::ZERO.bytes(h).finish();
+    h[10..12].copy_from_slice(&check.to_be_bytes());
+    let opened = open(&mut p, false).unwrap();
+    assert_eq!(opened.gro, Some(good.len() as u16));
+    let (mut out, mut drops) = (Batch::new(), DropCounts::new());
+    decap_all(p, &opened, &b, &mut pool, &mut out, &mut drops);
+    assert_eq!((out.len(), drops.total()), (5, 0));
+}
+
+#[test]
+fn outer_packets_without_df_are_numbered_and_fragmented() {
+    let mut pool = Pool::new(64, 2);
+    for v6 in [false, true] {
+        let state = TxState::default();
+        let to = Encap { df: false, ..Encap::new(TunnelHeader::vxlan(vni()), hosts(v6).1) };
+        let mut whole = Batch::new();
+        let inner = Frame { payload: 1300, offload: 1, ..Frame::SMALL };
+        encap_frame(inner.build(&mut pool), &to, &path(v6), &state, &mut pool, &mut whole).unwrap();
+        let mut copy = pool.duplicate(&whole[0]);
+        trunkline_packet::checksum::complete(&mut copy).unwrap();
+        let (front, extra) = if v6 { (54, 8) } else { (34, 0) };
+        let payload = copy.to_vec()[front..].to_vec();
+        let mut out = Batch::new();
+        let n = fragment(whole.remove(0), 600, &state, &mut pool, &mut out).unwrap();
+        assert_eq!((n, out.len()), (3, 3));
+        let mut joined: Vec<u8> = Vec::new();
+        for (index, part) in out.iter().enumerate() {
+            let b = part.to_vec();
+            assert!(b.len() <= 614);
+            let ip = trunkline_packet::headers::Headers::of_frame(&b).unwrap();
+            assert!(ip.is_whole(b.len()) && trunkline_packet::checksum::ipv4_header_ok(&b, &ip));
+            let (offset, more) = if v6 {
+                let w = u16::from_be_bytes([b[56], b[57]]);
+                (usize::from(w & !7), w & 1 != 0)
+            } else {
+                let w = u16::from_be_bytes([b[20], b[21]]);
+                (usize::from(w & 0x1fff) * 8, w & 0x2000 != 0)
+            };
+            assert_eq!((offset, more), (joined.len(), index < 2));
+            assert_eq!(part.meta().frames, u16::from(index == 0));
+            joined.extend(&b[front + extra..]);
+        }
+        assert_eq!(joined, payload);
+    }
+    // With DF it is not ours to do.
+    let mut out = Batch::new();
+    encap_frame(
+        Frame { payload: 1300, ..Frame::SMALL }.build(&mut pool),
+        &vxlan(),
+        &path(false),
+        &TxState::default(),
+        &mut pool,
+        &mut out,
+    )
+    .unwrap();
+    let p = out.remove(0);
+    assert_eq!(fragment(p, 600, &TxState::default(), &mut pool, &mut out), Err(DropReason::Mtu));
+    assert!(out.is_empty());
+}
+
+#[test]
+fn nested_superframes_are_segmented_before_a_second_tunnel() {
+    let mut pool = Pool::new(64, 4);
+    let (a, b) = (tunnels(true, |_| ()), tunnels(false, |_| ()));
+    let frame = Frame { payload: 5000, offload: 1000, ..Frame::SMALL };
+    let mut expected = Batch::new();
+    segment(frame.build(&mut pool), &mut pool, &mut expected, true).unwrap();
+    let outer_to = a.of_port(port(6, false)).unwrap().encaps(UNTAGGED).unwrap()[0];
+    let inner_to = Encap::new(TunnelHeader::vxlan(vni()), IpAddr::from([10, 9, 9, 9]));
+    let inner_path = trunkline_tunnel::OuterPath { src: IpAddr::from([10, 9, 9, 8]), ..path(false) };
+    let (mut once, mut twice, state) = (Batch::new(), Batch::new(), TxState::default());
+    encap_frame(frame.build(&mut pool), &inner_to, &inner_path, &state, &mut pool, &mut once).unwrap();
+    assert_eq!(once.len(), 1);
+    encap_frame(once.remove(0), &outer_to, &path(false), &state, &mut pool, &mut twice).unwrap();
+    assert_eq!(twice.len(), 5);
+    let far = {
+        let mut e = Endpoint::new(PortId(1), Kind::Vxlan, NetId::Vni(vni()));
+        e.local = Some(IpAddr::from([10, 9, 9, 9]));
+        Tunnels::new(vec![e]).unwrap()
+    };
+    for (mut p, wanted) in twice.drain(..).zip(&expected) {
+        trunkline_packet::checksum::complete(&mut p).unwrap();
+        p.meta_mut().offload = Offload::NONE;
+        for table in [&b, &far] {
+            let opened = open(&mut p, false).unwrap();
+            decap(&mut p, &opened.outer, table).unwrap();
+        }
+        push_tag(&mut p).unwrap();
+        assert_eq!(p.to_vec(), wanted.to_vec());
+    }
+}
+
+#[test]
+fn a_frame_too_large_for_any_ip_packet_is_refused() {
+    let mut pool = Pool::new(8, 4);
+    let p = packet(&vec![2; 65_530], &mut pool);
+    let mut out = Batch::new();
+    let result = encap_frame(p, &vxlan(), &path(false), &TxState::default(), &mut pool, &mut out);
+    assert_eq!(result, Err(DropReason::Oversize.into()));
+    assert!(out.is_empty());
+}
