@@ -175,7 +175,10 @@ fn nft_tables_stay_when_others_flush_and_follow_or_lose_a_renamed_interface() {
         assert_eq!(wire.ask(), SILENT);
 
         // Kernels differ in whether it still drops, and `ifindex` tells.
+        ip("link set p0 down");
         ip("link set p0 name other");
+        address("other", HERE, THERE, "02:00:00:00:00:02");
+        up("other");
         let expected = if guard.ifindex().unwrap().is_some() { SILENT } else { ANSWERING };
         assert_eq!(wire.ask(), expected);
     });

@@ -264,7 +264,7 @@ pub fn reflect(p: &mut Packet) {
 pub fn address(dev: &str, own: Ipv4Addr, peer: Ipv4Addr, peer_mac: &str) {
     let quiet = format!("/proc/sys/net/ipv6/conf/{dev}/disable_ipv6");
     drop(std::fs::write(quiet, "1"));
-    ip(&format!("address add {own}/24 dev {dev}"));
+    ip(&format!("address replace {own}/24 dev {dev}"));
     ip(&format!("link set {dev} up"));
     ip(&format!("neigh replace {peer} lladdr {peer_mac} dev {dev} nud permanent"));
 }
