@@ -129,7 +129,7 @@ impl Actor {
         validate(&new)?;
         for (name, spec) in &mut new.ports {
             if old.ports.get(name) != Some(spec) {
-                self.world.complete(name, spec)?;
+                self.world.complete(name, spec).map_err(|e| e.within(format_args!("port {name}")))?;
             }
         }
         let plan = Plan::new(&old, &new);
