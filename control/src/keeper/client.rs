@@ -52,19 +52,39 @@ impl Keeper {
             )
         };
         let path = socket_path(run_dir);
-        let (socket, child) = match dial(&path) {
-            Ok(socket) => (socket, None),
-            Err(_) => {
-                let child = launch(run_dir).map_err(failed)?;
-                (dial_until(&path, Instant::now() + START).map_err(failed)?, child)
+        let deadline = Instant::now() + START;
+        let mut child: Option<Child> = None;
+        loop {
+            let error = match Keeper::greet(&path) {
+                Ok(mut keeper) => {
+                    keeper.child = child;
+                    return Ok(keeper);
+                }
+                // It answered, and will not answer otherwise.
+                Err(e) if e.kind() == io::ErrorKind::Other => return Err(failed(e)),
+                Err(e) => e,
+            };
+            if Instant::now() >= deadline {
+                return Err(failed(error));
             }
-        };
-        for side in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&socket, side, Some(ANSWER)).map_err(|e| failed(e.into()))?;
+            // One that is about to end may still have the socket and the lock, so that the first one started
+            // gives up.
+            if child.as_mut().is_none_or(|c| !matches!(c.try_wait(), Ok(None))) {
+                child = launch(run_dir).map_err(failed)?;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
-        let mut keeper = Keeper { socket, child, pid: 0 };
-        let (answer, _) = keeper.ask(&Request::Hello { version: VERSION }, &[]).map_err(failed)?;
-        keeper.pid = answer.pid;
+    }
+
+    /// Connects to a keeper that is there.
+    fn greet(path: &PathBuf) -> io::Result<Keeper> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        for side in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&socket, side, Some(ANSWER))?;
+        }
+        let mut keeper = Keeper { socket, child: None, pid: 0 };
+        keeper.pid = keeper.ask(&Request::Hello { version: VERSION }, &[])?.0.pid;
         Ok(keeper)
     }
 
@@ -151,21 +171,6 @@ impl Drop for Keeper {
         if let Some(child) = &mut self.child {
             // Reaps it if it has ended; else it goes on without us.
             let _ = child.try_wait();
-        }
-    }
-}
-
-fn dial(path: &PathBuf) -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
-}
-
-fn dial_until(path: &PathBuf, deadline: Instant) -> io::Result<OwnedFd> {
-    loop {
-        match dial(path) {
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            other => return other,
         }
     }
 }

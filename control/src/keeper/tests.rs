@@ -15,8 +15,8 @@ use crate::testing::in_new_netns;
 /// Serves on a thread; a keeper that a test needs to kill is a process.
 fn in_thread() -> Launch {
     Box::new(|dir| {
-        let server = server::Server::bind(dir).map_err(io::Error::other)?;
-        std::thread::spawn(move || server.serve());
+        let dir = dir.to_owned();
+        std::thread::spawn(move || serve(&dir));
         Ok(None)
     })
 }
