@@ -9,6 +9,7 @@ pub mod capture;
 pub mod check;
 pub mod cmd;
 pub mod daemon;
+pub mod docker;
 pub mod frame;
 pub mod http;
 pub mod lab;
