@@ -21,7 +21,7 @@ const MORE_V6: u16 = 1;
 ///
 /// # Errors
 /// [`DropReason::Mtu`] when the outer header has DF or the MTU holds no payload; [`DropReason::Truncated`]
-/// when it is no such frame; as [`segment`]. Nothing is appended then, the packet goes back to the pool.
+/// when it is no such frame; as [`segment()`]. Nothing is appended then, the packet goes back to the pool.
 pub fn fragment(
     packet: Packet,
     mtu: u16,

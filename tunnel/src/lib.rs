@@ -3,7 +3,7 @@
 //!
 //! A packet's way out: [`Tunnels`] names the remotes of a port, [`encap_datagrams`] or [`encap_frame`] makes
 //! what the underlay sends. Its way in: the underlay's datagram, or [`open`] for a whole outer frame, then
-//! [`decap`] or [`decap_all`], which looks the tunnel up and leaves the inner frame with its metadata.
+//! [`decap()`] or [`decap_all`], which looks the tunnel up and leaves the inner frame with its metadata.
 
 pub mod bfd;
 pub mod config;

@@ -1,4 +1,4 @@
-//! The outer Ethernet, IP and UDP headers, for a port as the underlay: written by [`push`], taken off by
+//! The outer Ethernet, IP and UDP headers, for a port as the underlay: written by [`crate::encap_frame`], taken off by
 //! [`open`].
 
 use std::net::IpAddr;

@@ -170,6 +170,9 @@ impl Endpoint {
         if self.gre_sequence && (self.remotes.len() != 1 || nets.len() != 1) {
             return refuse("sequence numbers need exactly one remote and one key");
         }
+        if self.kind == Kind::Nvgre && self.inner_vlan == InnerVlan::Keep {
+            return refuse("NVGRE carries no inner tags (RFC 7637 §3.3)");
+        }
         if self.kind != Kind::Gre && (self.gre_checksum || self.gre_sequence) {
             return refuse("only GRE has a checksum and sequence numbers of its own");
         }
@@ -393,8 +396,9 @@ impl Tunnels {
     /// The most precise match: both addresses, then any local, then any remote, then any of both.
     #[inline]
     fn find(&self, kind: Kind, outer: &Outer, net: NetId) -> Option<Result<Match<'_>, TunnelDrop>> {
-        let pair = self.pairs(kind, outer).find(|&pair| self.exact.contains_key(&(pair, net)))?;
-        let &(index, vlan) = self.exact.get(&(pair, net))?;
+        let mut found =
+            self.pairs(kind, outer).filter_map(|pair| Some((pair, *self.exact.get(&(pair, net))?)));
+        let (pair, (index, vlan)) = found.next()?;
         if outer.src == outer.dst || (pair.remote.is_none() && self.locals.contains(&outer.src)) {
             return Some(Err(TunnelDrop::Loop));
         }

@@ -333,7 +333,8 @@ impl Session {
     }
 
     fn detection_deadline(&self) -> Option<Instant> {
-        let interval = self.old_rx.unwrap_or(self.config.min_rx).max(self.remote_min_tx);
+        // An interval of 0 is reserved (§4.1), and would expire at once.
+        let interval = self.old_rx.unwrap_or(self.config.min_rx).max(self.remote_min_tx).max(1);
         let time = Duration::from_micros(u64::from(interval) * u64::from(self.remote_mult));
         Some(self.last_rx? + time)
     }

@@ -380,11 +380,11 @@ proptest! {
         for ms in 0..8000 {
             let now = start + Duration::from_millis(ms);
             let cut = ms >= 6000;
-            for at in 0..2 {
-                ends[at].expire(now);
-                while let Some(p) = ends[at].poll(now) {
+            for (at, end) in ends.iter_mut().enumerate() {
+                end.expire(now);
+                while let Some(p) = end.poll(now) {
                     counter += 1;
-                    if !cut && !(lossy && counter % 5 == 0) {
+                    if !cut && !(lossy && counter.is_multiple_of(5)) {
                         flying.push((now + Duration::from_millis(delay), 1 - at, p));
                     }
                 }
