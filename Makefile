@@ -16,7 +16,7 @@ E2E_THREADS ?= 2
 # A pattern to run some of the end-to-end tests: make test-e2e E2E=vlan
 E2E ?=
 
-.PHONY: help demo test bench clean build release deps-test deps-demo \
+.PHONY: help demo test bench clean build release deps-test deps-demo deps-bench \
 	test-fmt test-layers test-clippy test-unit test-doc test-e2e
 
 help:
@@ -33,6 +33,9 @@ deps-demo:
 
 deps-test:
 	@scripts/install-deps test
+
+deps-bench:
+	@scripts/install-deps bench
 
 build:
 	$(CARGO) build --locked -p trunkline
@@ -62,11 +65,10 @@ test-e2e: build
 		--config "target.'cfg(target_os=\"linux\")'.runner='$(CURDIR)/scripts/sandbox'" \
 		-- --test-threads=$(E2E_THREADS) $(E2E)
 
-ifneq ($(wildcard bench/compare),)
-bench: release
-	@scripts/install-deps bench
-	@bench/compare
-endif
+# Side by side, interleaved, in namespaces of its own. BENCH="--rounds 7 --only bridge,trunkline" to choose.
+BENCH ?= --out bench/results/compare
+bench: deps-bench release
+	@bench/compare/run --binary $(TARGET_DIR)/release/trunkline $(BENCH)
 
 clean:
 	$(CARGO) clean
