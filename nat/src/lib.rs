@@ -1,4 +1,61 @@
-//! Connection tracking and address translation. Sans-IO.
+//! Connection tracking and address translation. Sans-IO: `now` and packets come in, decisions go out.
 //!
-//! Not written yet: this crate holds the place that the design gives it (see `docs/architecture.md`), and
-//! nothing uses it.
+//! # Theory of operation
+//!
+//! A packet comes from inside (a [`Zone`]) or from outside (an [`Uplink`]), with its route decided. One entry
+//! per connection is found by what the packet looks like on its side, whichever direction it goes; the entry
+//! says what it looks like on the other. There are three endpoints: `local` (inside), `external` (ours,
+//! outside) and `remote`. Translation replaces one of the first two by the other; an untranslated connection
+//! has them equal.
+//!
+//! A masqueraded inside endpoint has one *mapping* to an external endpoint, whatever it talks to
+//! (RFC 4787 REQ-1), which lives as long as connections use it. Ports are not shared between mappings while
+//! some are free; then a transitory mapping gives way; then a connection may share a port that is used
+//! towards other destinations only, unless `strict_eim` is set.
+//!
+//! Hairpinning (RFC 4787 REQ-9) is two passes: out, as to anybody, and in, as from anybody.
+//!
+//! # When rules change
+//!
+//! Entries carry the version of the rules they were last held against. An entry of an older version that a
+//! packet meets is held against the present rules first and removed if they would not allow it; a sweep does
+//! the same to those that no packet meets.
+//!
+//! # Limits and attack model
+//!
+//! All tables have a fixed size and a seeded hash. Cost per packet does not depend on how full they are:
+//! expiry is a timing wheel ([`wheel`](self)), and what gives way is found without a search. An entry is
+//! *transitory* until it has proven itself (TCP: open; else: a third packet after an answer), and only
+//! transitory entries give way. See `source.rs` for fairness between sources, `fragment.rs` for fragments.
+//!
+//! # Threads
+//!
+//! None. Each worker has a [`Nat`] of its own; see [`shard`].
+
+mod config;
+mod conn;
+mod drops;
+mod fragment;
+mod index;
+mod info;
+mod list;
+mod mapping;
+mod nat;
+mod open;
+mod parse;
+mod ports;
+mod rewrite;
+mod rules;
+pub mod shard;
+mod source;
+mod table;
+mod tcp;
+mod types;
+mod wheel;
+
+pub use config::{Config, Filtering, Timeouts};
+pub use drops::NatDrop;
+pub use info::{ConnInfo, ConnState, NatStats};
+pub use nat::{Nat, Sink, Toward};
+pub use rules::{Rule, RuleCounters, RuleError, RuleId};
+pub use types::{Endpoint, Inside, Outside, Path, Prefix, Uplink, Zone};

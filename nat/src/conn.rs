@@ -1,0 +1,220 @@
+//! A connection: one entry for both directions.
+
+use crate::config::Timeouts;
+use crate::list::Links;
+use crate::tcp::{Phase, Tcp};
+use crate::types::{Endpoint, Inside, Key, Outside, Side, Uplink, Zone};
+use crate::wheel::{Tick, Timed};
+
+/// By what it is translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub(crate) enum Origin {
+    /// Not translated.
+    Routed,
+    /// By a mapping, or with a shared port.
+    Masquerade,
+    Static,
+    Publish,
+}
+
+/// Sides that have sent, as bits `1 << side`.
+const SENT: u8 = 0b11;
+/// Began outside.
+const FROM_OUTSIDE: u8 = 0x04;
+/// The remote is one of our own external addresses.
+const HAIRPIN: u8 = 0x08;
+/// Counted as a permission of its mapping.
+const PERMITS: u8 = 0x10;
+/// Worth more than a transitory one.
+const KEPT: u8 = 0x20;
+/// The slot is free.
+const FREE: u8 = 0x40;
+
+/// One connection.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Conn {
+    pub(crate) local: Inside<Endpoint>,
+    pub(crate) remote: Endpoint,
+    pub(crate) external: Outside<Endpoint>,
+    pub(crate) zone: Zone,
+    pub(crate) uplink: Uplink,
+    pub(crate) proto: u8,
+    flags: u8,
+    pub(crate) deadline: Tick,
+    pub(crate) version: u16,
+    /// The rule's slot, and the origin in the two lowest bits.
+    rule: u16,
+    pub(crate) source: u16,
+    slot: u16,
+    pub(crate) mapping: u32,
+    pub(crate) tcp: Tcp,
+    wheel: Links,
+    /// Among the transitory entries of the source.
+    pub(crate) peers: Links,
+}
+
+impl Conn {
+    #[allow(clippy::too_many_arguments, reason = "all that an entry begins with, each of its own type")]
+    pub(crate) fn new(
+        zone: Zone,
+        uplink: Uplink,
+        proto: u8,
+        local: Inside<Endpoint>,
+        external: Outside<Endpoint>,
+        remote: Endpoint,
+        initiator: Side,
+        origin: Origin,
+    ) -> Conn {
+        Conn {
+            local,
+            remote,
+            external,
+            zone,
+            uplink,
+            proto,
+            flags: if initiator == Side::Outside { FROM_OUTSIDE } else { 0 },
+            deadline: Tick::at(0),
+            version: 0,
+            rule: crate::rules::NO_RULE << 2 | origin as u16,
+            source: 0,
+            slot: 0,
+            mapping: crate::mapping::NONE,
+            tcp: Tcp::default(),
+            wheel: Links::NONE,
+            peers: Links::NONE,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn rule(&self) -> u16 {
+        self.rule >> 2
+    }
+
+    pub(crate) fn set_rule(&mut self, slot: u16) {
+        self.rule = slot << 2 | self.rule & 3;
+    }
+
+    #[inline]
+    pub(crate) fn origin(&self) -> Origin {
+        match self.rule & 3 {
+            0 => Origin::Routed,
+            1 => Origin::Masquerade,
+            2 => Origin::Static,
+            _ => Origin::Publish,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn key(&self, side: Side) -> Key {
+        match side {
+            Side::Inside => Key::inside(self.zone, self.proto, self.local, self.remote),
+            Side::Outside => Key::outside(self.uplink, self.proto, self.external, self.remote),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn initiator(&self) -> Side {
+        if self.flags & FROM_OUTSIDE == 0 { Side::Inside } else { Side::Outside }
+    }
+
+    #[inline]
+    pub(crate) fn is_hairpin(&self) -> bool {
+        self.flags & HAIRPIN != 0
+    }
+
+    pub(crate) fn set_hairpin(&mut self, to: bool) {
+        self.set(HAIRPIN, to);
+    }
+
+    pub(crate) fn permits(&self) -> bool {
+        self.flags & PERMITS != 0
+    }
+
+    pub(crate) fn set_permits(&mut self, to: bool) {
+        self.set(PERMITS, to);
+    }
+
+    #[inline]
+    pub(crate) fn is_kept(&self) -> bool {
+        self.flags & KEPT != 0
+    }
+
+    pub(crate) fn set_kept(&mut self, to: bool) {
+        self.set(KEPT, to);
+    }
+
+    pub(crate) fn is_free(&self) -> bool {
+        self.flags & FREE != 0
+    }
+
+    pub(crate) fn set_free(&mut self) {
+        self.flags = FREE;
+    }
+
+    fn set(&mut self, flag: u8, to: bool) {
+        self.flags = if to { self.flags | flag } else { self.flags & !flag };
+    }
+
+    /// Takes note that `side` sent, and says whether the entry is worth keeping when room is short: an open
+    /// TCP connection; else a flow whose initiator went on after an answer came (a stream, not a query).
+    #[inline]
+    pub(crate) fn sent(&mut self, side: Side) -> bool {
+        use trunkline_packet::headers::proto;
+        let went_on = self.flags & SENT == SENT && side == self.initiator();
+        self.flags |= 1 << side as u8;
+        match self.proto {
+            proto::TCP => self.tcp.phase() == Phase::Established,
+            proto::ICMP | proto::ICMPV6 => false,
+            _ => went_on || self.is_kept(),
+        }
+    }
+
+    /// How long it lives from now on, milliseconds.
+    #[inline]
+    pub(crate) fn timeout(&self, t: &Timeouts) -> u64 {
+        use trunkline_packet::headers::proto;
+        match self.proto {
+            proto::TCP if self.tcp.phase() == Phase::Established => t.tcp_established,
+            proto::TCP => t.tcp_transitory,
+            proto::UDP => t.udp,
+            proto::ICMP | proto::ICMPV6 => t.icmp,
+            _ => t.other,
+        }
+    }
+
+    /// Whether both sides have sent.
+    pub(crate) fn answered(&self) -> bool {
+        self.flags & SENT == SENT
+    }
+}
+
+impl Timed for Conn {
+    #[inline]
+    fn deadline(&self) -> Tick {
+        self.deadline
+    }
+
+    #[inline]
+    fn links(&mut self) -> &mut Links {
+        &mut self.wheel
+    }
+
+    #[inline]
+    fn slot(&mut self) -> &mut u16 {
+        &mut self.slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Conn;
+    use crate::mapping::Mapping;
+
+    #[test]
+    fn an_entry_is_two_cache_lines() {
+        assert_eq!(size_of::<Conn>(), 128);
+        assert!(size_of::<Mapping>() <= 72, "{}", size_of::<Mapping>());
+    }
+}

@@ -1,0 +1,452 @@
+//! The way of a packet through connection tracking and translation.
+
+use trunkline_packet::headers::Fragment;
+use trunkline_packet::{BATCH, Batch, Packet};
+
+use crate::config::Config;
+use crate::fragment::{Fate, Fragments, PacketId};
+use crate::list::NIL;
+use crate::parse::{self, Kind, Seen};
+use crate::rewrite::{self, End};
+use crate::rules::{Rule, RuleCounters, RuleError, RuleId, Rules};
+use crate::shard::shard_of;
+use crate::table::Table;
+use crate::types::{Inside, Key, Outside, Path, Side, Uplink, Zone};
+use crate::wheel::Tick;
+use crate::{NatDrop, NatStats};
+
+/// Where a packet goes on to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Toward {
+    /// To the world.
+    Outside(Uplink),
+    /// To the host inside that its destination address now names.
+    Inside(Zone),
+    /// Back in, for one of our own external addresses (RFC 4787 REQ-9): hand it to [`Nat::process`] of this
+    /// worker with [`Path::Hairpin`]. Only between workers; on one it is done already.
+    Hairpin(Uplink, u16),
+}
+
+/// Where packets go that have been decided on. Implemented by the worker, and by tests.
+pub trait Sink {
+    /// The packet is translated and may go on.
+    fn forward(&mut self, packet: Packet, toward: Toward);
+    /// The packet ends here.
+    fn drop(&mut self, packet: Packet, reason: NatDrop);
+}
+
+/// Connections looked at per packet, for expiry and for rules that changed.
+const SWEEP: usize = 4;
+
+/// One worker's connections and translations. See the head of the crate.
+pub struct Nat {
+    pub(crate) config: Config,
+    pub(crate) table: Table,
+    pub(crate) rules: Rules,
+    fragments: Fragments,
+    /// Of the rules.
+    pub(crate) version: u16,
+    /// The next entry to hold against changed rules.
+    purge: usize,
+    pub(crate) stats: NatStats,
+    /// What a batch has found out before its first packet is decided on.
+    ahead: Vec<Ahead>,
+    pub(crate) random: u64,
+}
+
+struct Ahead {
+    seen: Result<Seen, NatDrop>,
+    hash: u64,
+    hint: u32,
+}
+
+impl Nat {
+    /// An empty table. All memory for connections is reserved here.
+    pub fn new(config: Config) -> Nat {
+        let capacity = config.capacity.clamp(1, crate::config::MAX_CAPACITY);
+        let shard = (config.shard.0, config.shard.1.max(1));
+        Nat {
+            config: Config { capacity, shard, ..config },
+            table: Table::new(capacity),
+            rules: Rules::new(shard),
+            fragments: Fragments::new(),
+            version: 0,
+            purge: usize::MAX,
+            stats: NatStats::default(),
+            ahead: Vec::with_capacity(BATCH),
+            random: 0x9e37_79b9_7f4a_7c15,
+        }
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// [`RuleError`]; nothing has changed then.
+    pub fn add_rule(&mut self, id: RuleId, rule: Rule) -> Result<(), RuleError> {
+        let permissions =
+            matches!(rule, Rule::Masquerade { filtering: crate::Filtering::Address, .. });
+        self.rules.add(id, rule)?;
+        if permissions {
+            self.table.maps.with_permissions();
+        }
+        self.rules_changed();
+        Ok(())
+    }
+
+    /// Removes a rule. Its entries match no packet any more from now on, and are removed over the next
+    /// packets and calls of [`Nat::tick`]. False when there is no such rule.
+    pub fn remove_rule(&mut self, id: RuleId) -> bool {
+        let removed = self.rules.remove(id);
+        if removed {
+            self.rules_changed();
+        }
+        removed
+    }
+
+    fn rules_changed(&mut self) {
+        self.version = self.version.wrapping_add(1);
+        self.purge = 0;
+    }
+
+    /// What a rule has done.
+    pub fn counters(&self, id: RuleId) -> Option<RuleCounters> {
+        self.rules.counters(id)
+    }
+
+    /// How full it is, and what it had to do about it.
+    pub fn stats(&self) -> NatStats {
+        NatStats {
+            connections: self.table.len(),
+            mappings: self.table.maps.len(),
+            held: self.fragments.held(),
+            ..self.stats
+        }
+    }
+
+    /// Changes times and switches; capacity and shard stay as they are.
+    pub fn configure(&mut self, config: Config) {
+        let Config { capacity, shard, .. } = self.config;
+        self.config = Config { capacity, shard, ..config };
+        self.rules_changed();
+    }
+
+    /// Housekeeping, to be called now and then when there are no packets: removes what has expired, spending
+    /// at most `budget` entries.
+    pub fn tick(&mut self, now: u64, budget: usize, sink: &mut impl Sink) {
+        self.table.expire(Tick::at(now), budget, &mut self.rules);
+        let end = self.purge.saturating_add(budget).min(self.table.conns.len());
+        while self.purge < end {
+            let at = self.purge as u32;
+            self.purge += 1;
+            if !self.table.conns[at as usize].is_free() && !self.is_current(at) {
+                self.table.remove(at, &mut self.rules);
+            }
+        }
+        self.fragments.sweep(now, budget.div_ceil(16), &mut |p| sink.drop(p, NatDrop::FragmentLost));
+    }
+
+    /// The worker that a packet must be given to, from any worker's tables. `None` when every worker would
+    /// drop it.
+    pub fn owner(&self, path: Path, packet: &Packet) -> Option<u16> {
+        let side = path.side();
+        let mut seen = Seen::parse(packet, path).ok()?;
+        if matches!(seen.kind, Kind::Error) {
+            seen = Seen::embedded(packet.head(), usize::from(seen.ip.l4) + 8, side)?;
+        }
+        Some(self.owner_of(path, &seen))
+    }
+
+    fn owner_of(&self, path: Path, seen: &Seen) -> u16 {
+        let port = match path {
+            Path::Out(..) => seen.near.port,
+            Path::In(uplink) | Path::Hairpin(uplink) => self
+                .rules
+                .entrance(uplink, seen.ip.proto, Outside(seen.near))
+                .map_or(seen.near.port, |(_, _, local)| local.0.port),
+        };
+        shard_of(port, self.config.shard.1)
+    }
+
+    /// Translates one packet at `now` (milliseconds on any clock that does not go back) and hands it, and
+    /// fragments that waited for it, to the sink.
+    pub fn process(&mut self, now: u64, path: Path, packet: Packet, sink: &mut impl Sink) {
+        self.tick(now, SWEEP, sink);
+        let seen = Seen::parse(&packet, path);
+        self.one(now, path, seen, NIL, packet, sink);
+    }
+
+    /// As [`Nat::process`] for every packet of a batch, which is left empty. Faster, since the table is read
+    /// for all of them before the first is decided on.
+    pub fn process_batch(&mut self, now: u64, path: Path, batch: &mut Batch, sink: &mut impl Sink) {
+        self.tick(now, SWEEP * batch.len().min(BATCH), sink);
+        let mut ahead = std::mem::take(&mut self.ahead);
+        let mut packets = batch.drain(..);
+        loop {
+            ahead.clear();
+            ahead.extend(packets.as_slice().iter().take(BATCH).map(|packet| {
+                let seen = Seen::parse(packet, path);
+                let hash = seen.as_ref().map_or(0, |seen| self.table.hash(&key(path, seen)));
+                Ahead { seen, hash, hint: NIL }
+            }));
+            if ahead.is_empty() {
+                break;
+            }
+            for a in &mut ahead {
+                a.hint = self.table.candidate(a.hash).unwrap_or(NIL);
+            }
+            for a in &mut ahead {
+                if !a.seen.as_ref().is_ok_and(|seen| self.is(path, seen, a.hint)) {
+                    a.hint = NIL;
+                }
+            }
+            for a in &ahead {
+                if let Some(packet) = packets.next() {
+                    self.one(now, path, a.seen, a.hint, packet, sink);
+                }
+            }
+        }
+        self.ahead = ahead;
+    }
+
+    /// Whether the entry `at` is the packet's.
+    #[inline]
+    fn is(&self, path: Path, seen: &Seen, at: u32) -> bool {
+        self.table
+            .conns
+            .get(at as usize)
+            .is_some_and(|conn| conn.key(path.side()) == key(path, seen) && !conn.is_free())
+    }
+
+    fn one(
+        &mut self,
+        now: u64,
+        path: Path,
+        seen: Result<Seen, NatDrop>,
+        hint: u32,
+        mut packet: Packet,
+        sink: &mut impl Sink,
+    ) {
+        let result = match seen {
+            Err(reason) => Err(reason),
+            Ok(seen) if matches!(seen.ip.fragment, Fragment::First | Fragment::Later) => {
+                return self.fragment(now, path, seen, packet, sink);
+            }
+            Ok(seen) if matches!(seen.kind, Kind::Error) => self.error(now, path, &seen, &mut packet),
+            Ok(seen) => self.flow(now, path, &seen, hint, &mut packet),
+        };
+        self.done(now, result, packet, sink);
+    }
+
+    fn done(&mut self, now: u64, result: Result<Toward, NatDrop>, packet: Packet, sink: &mut impl Sink) {
+        match result {
+            Ok(Toward::Hairpin(uplink, worker)) if worker == self.config.shard.0 => {
+                let path = Path::Hairpin(uplink);
+                let seen = Seen::parse(&packet, path);
+                self.one(now, path, seen, NIL, packet, sink);
+            }
+            Ok(toward) => sink.forward(packet, toward),
+            Err(reason) => sink.drop(packet, reason),
+        }
+    }
+
+    fn fragment(&mut self, now: u64, path: Path, mut seen: Seen, mut packet: Packet, sink: &mut impl Sink) {
+        let Some(piece) = parse::piece(packet.head(), &seen.ip) else {
+            return sink.drop(packet, NatDrop::Malformed);
+        };
+        let (near, remote) = (seen.near.addr, seen.remote.addr);
+        let (src, dst) = if path.side() == Side::Inside { (near, remote) } else { (remote, near) };
+        let id = PacketId { path, src, dst, proto: seen.ip.proto, id: piece.id };
+        let timeout = self.config.timeouts.fragment;
+        let fate =
+            self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, NatDrop::FragmentLost));
+        match fate {
+            Fate::First(at) => {
+                let ports = (seen.near.port, seen.remote.port);
+                let result = if matches!(seen.kind, Kind::Error) {
+                    // RFC 1122 §3.2.2, RFC 4443 §2.4(c): errors are short.
+                    Err(NatDrop::IcmpUnmatched)
+                } else {
+                    self.flow(now, path, &seen, NIL, &mut packet)
+                };
+                self.fragments.first(at, result.is_ok().then_some(ports));
+                self.done(now, result, packet, sink);
+                while let Some(held) = self.fragments.release(at) {
+                    match Seen::parse(&held, path) {
+                        Ok(seen) if result.is_ok() => self.later(now, path, seen, ports, held, sink),
+                        _ => sink.drop(held, NatDrop::FragmentLost),
+                    }
+                }
+            }
+            Fate::Ports(near, remote) => {
+                seen.kind = Kind::Later;
+                self.later(now, path, seen, (near, remote), packet, sink);
+            }
+            Fate::Hold(at) => self.fragments.hold(at, packet),
+            Fate::Lost => sink.drop(packet, NatDrop::FragmentLost),
+            Fate::Condemned(at) | Fate::Full(at) => {
+                let full = matches!(fate, Fate::Full(_));
+                let reason = if full { NatDrop::FragmentLimit } else { NatDrop::FragmentOverlap };
+                sink.drop(packet, reason);
+                while let Some(held) = self.fragments.release(at) {
+                    sink.drop(held, NatDrop::FragmentLost);
+                }
+            }
+        }
+    }
+
+    /// A fragment behind the first, whose entry is there.
+    fn later(
+        &mut self,
+        now: u64,
+        path: Path,
+        mut seen: Seen,
+        ports: (u16, u16),
+        mut packet: Packet,
+        sink: &mut impl Sink,
+    ) {
+        (seen.near.port, seen.remote.port) = ports;
+        let result = match self.lookup(now, path, &seen, NIL) {
+            Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
+            None => Err(NatDrop::FragmentLost),
+        };
+        self.done(now, result, packet, sink);
+    }
+
+    /// A packet of a flow.
+    #[inline]
+    fn flow(
+        &mut self,
+        now: u64,
+        path: Path,
+        seen: &Seen,
+        hint: u32,
+        packet: &mut Packet,
+    ) -> Result<Toward, NatDrop> {
+        let side = path.side();
+        let segment = match seen.kind {
+            Kind::Tcp => Some(seen.segment(packet.head())?),
+            _ => None,
+        };
+        if segment.as_ref().is_some_and(|s| !s.flags_ok()) {
+            return Err(NatDrop::TcpFlags);
+        }
+        let at = match self.lookup(now, path, seen, hint) {
+            Some(at) => at,
+            None => self.open(now, path, seen, segment.as_ref())?,
+        };
+        let conn = &mut self.table.conns[at as usize];
+        if conn.is_hairpin() && matches!(path, Path::In(_)) {
+            return Err(NatDrop::Martian);
+        }
+        if let Some(segment) = &segment {
+            if seen.ip.fragment == Fragment::First {
+                conn.tcp.be_liberal();
+            }
+            conn.tcp.take(side, segment)?;
+        }
+        if let Kind::Query { reply } = seen.kind
+            && reply == (side == conn.initiator())
+        {
+            // A query from outside is for whoever is pinged, not for the one who pings.
+            return Err(if side == Side::Inside { NatDrop::IcmpType } else { NatDrop::Unsolicited });
+        }
+        Ok(self.translate(now, side, at, seen, packet))
+    }
+
+    /// The live entry of a packet.
+    #[inline]
+    pub(crate) fn lookup(&mut self, now: u64, path: Path, seen: &Seen, hint: u32) -> Option<u32> {
+        let at = if self.is(path, seen, hint) {
+            hint
+        } else {
+            let key = key(path, seen);
+            self.table.find(path.side(), &key, self.table.hash(&key))?
+        };
+        let conn = &self.table.conns[at as usize];
+        let rerouted = matches!(path, Path::Out(_, uplink) if uplink != conn.uplink);
+        if conn.deadline <= Tick::at(now) || rerouted || !self.is_current(at) {
+            self.table.remove(at, &mut self.rules);
+            return None;
+        }
+        Some(at)
+    }
+
+    /// Refreshes the entry, counts, and rewrites the packet.
+    #[inline]
+    fn translate(&mut self, now: u64, side: Side, at: u32, seen: &Seen, packet: &mut Packet) -> Toward {
+        let conn = &mut self.table.conns[at as usize];
+        let (kept, was) = (conn.sent(side), conn.is_kept());
+        let timeout = conn.timeout(&self.config.timeouts);
+        self.table.set_deadline(Tick::at(now), at, Tick::after(now, timeout));
+        if kept != was {
+            self.table.set_kept(at, kept);
+        }
+        let conn = &self.table.conns[at as usize];
+        self.rules.count(conn.rule(), packet.len());
+        let (Inside(local), Outside(external)) = (conn.local, conn.external);
+        if local != external {
+            let (end, to) = match side {
+                Side::Inside => (End::Source, external),
+                Side::Outside => (End::Destination, local),
+            };
+            rewrite::endpoint(packet, &seen.ip, end, to, true);
+        }
+        self.toward(side, at)
+    }
+
+    fn toward(&self, side: Side, at: u32) -> Toward {
+        let conn = &self.table.conns[at as usize];
+        match side {
+            Side::Outside => Toward::Inside(conn.zone),
+            Side::Inside if conn.is_hairpin() => {
+                // The remote is the near end of the second pass.
+                let published = self.rules.entrance(conn.uplink, conn.proto, Outside(conn.remote));
+                let port = published.map_or(conn.remote.port, |(_, _, local)| local.0.port);
+                Toward::Hairpin(conn.uplink, shard_of(port, self.config.shard.1))
+            }
+            Side::Inside => Toward::Outside(conn.uplink),
+        }
+    }
+
+    /// An ICMP error: about a packet that went the other way (RFC 5508 §4).
+    fn error(
+        &mut self,
+        now: u64,
+        path: Path,
+        seen: &Seen,
+        packet: &mut Packet,
+    ) -> Result<Toward, NatDrop> {
+        let side = path.side();
+        let inner = parse::error_payload(packet, seen, side)?;
+        let at = self.lookup(now, path, &inner, NIL).ok_or(NatDrop::IcmpUnmatched)?;
+        let conn = &self.table.conns[at as usize];
+        let (Inside(local), Outside(external)) = (conn.local, conn.external);
+        // It must be addressed to the sender of the packet. From inside it may come from a
+        // router on the way: that one leaves under the external address too (RFC 5508 REQ-5).
+        let mine = match side {
+            Side::Outside => seen.near.addr == external.addr,
+            Side::Inside => seen.remote.addr == conn.remote.addr,
+        };
+        if !mine {
+            return Err(NatDrop::IcmpUnmatched);
+        }
+        if local != external {
+            let (end, to) = match side {
+                Side::Inside => (End::Source, external),
+                Side::Outside => (End::Destination, local),
+            };
+            rewrite::embedded(packet, &seen.ip, &inner.ip, end.other(), to);
+            rewrite::endpoint(packet, &seen.ip, end, to, false);
+        }
+        Ok(self.toward(side, at))
+    }
+}
+
+/// What a packet, as it is on its side, is looked up by.
+#[inline]
+pub(crate) fn key(path: Path, seen: &Seen) -> Key {
+    match path {
+        Path::Out(zone, _) => Key::inside(zone, seen.ip.proto, Inside(seen.near), seen.remote),
+        Path::In(uplink) | Path::Hairpin(uplink) => Key::outside(uplink, seen.ip.proto, Outside(seen.near), seen.remote),
+    }
+}

@@ -1,0 +1,151 @@
+//! Changing an endpoint in a packet, with the checksums that cover it (RFC 1624).
+//!
+//! What changes is collected as a sum of old words taken away and new words added; each checksum that covers
+//! the words gets that sum. A partial checksum field holds the plain sum of the pseudo-header: addresses go
+//! into it, ports do not, since they are summed when it is finished.
+
+use std::net::Ipv6Addr;
+
+use trunkline_packet::checksum::Sum;
+use trunkline_packet::headers::{Headers, IpVersion, proto, read16, write16};
+use trunkline_packet::{Checksum, Packet};
+
+use crate::types::Endpoint;
+
+/// Which endpoint of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Source,
+    Destination,
+}
+
+impl End {
+    pub(crate) fn other(self) -> End {
+        if self == End::Source { End::Destination } else { End::Source }
+    }
+}
+
+const UDP_LITE: u8 = 136;
+const DCCP: u8 = 33;
+
+/// Where the checksum is in a transport header, and whether it covers a pseudo-header.
+fn check_field(ip: &Headers) -> Option<(usize, bool)> {
+    match ip.proto {
+        proto::TCP => Some((16, true)),
+        proto::UDP | UDP_LITE | DCCP => Some((6, true)),
+        proto::ICMP => Some((2, false)),
+        proto::ICMPV6 => Some((2, true)),
+        _ => None,
+    }
+}
+
+/// Replaces a word and adds the difference to the sum.
+fn swap(bytes: &mut [u8], at: usize, new: u16, sum: Sum) -> Sum {
+    let Some(old) = read16(bytes, at) else { return sum };
+    write16(bytes, at, new);
+    sum.sub(u32::from(old)).add(u32::from(new))
+}
+
+/// The checksum after what it covers changed by `delta`.
+fn adjust(check: u16, delta: Sum) -> u16 {
+    delta.add(u32::from(!check)).finish()
+}
+
+/// Writes an address into an IP header, with the header's checksum. Returns the change, for checksums that
+/// cover the pseudo-header, and the change of all the header's bytes.
+fn address(head: &mut [u8], ip: &Headers, end: End, to: Ipv6Addr) -> (Sum, Sum) {
+    let l3 = usize::from(ip.l3);
+    let octets = to.octets();
+    let (first, words) = match ip.version {
+        IpVersion::V4 => (l3 + if end == End::Source { 12 } else { 16 }, &octets[12..]),
+        IpVersion::V6 => (l3 + if end == End::Source { 8 } else { 24 }, &octets[..]),
+    };
+    let mut delta = Sum::ZERO;
+    for (i, word) in words.as_chunks::<2>().0.iter().enumerate() {
+        delta = swap(head, first + 2 * i, u16::from_be_bytes(*word), delta);
+    }
+    let mut all = delta;
+    if ip.version == IpVersion::V4
+        && let Some(check) = read16(head, l3 + 10)
+    {
+        all = swap(head, l3 + 10, adjust(check, delta), all);
+    }
+    (delta, all)
+}
+
+/// Where a port is in a packet of this protocol.
+fn port_field(ip: &Headers, end: End) -> Option<usize> {
+    let l4 = usize::from(ip.l4);
+    match ip.proto {
+        proto::TCP | proto::UDP => Some(l4 + if end == End::Source { 0 } else { 2 }),
+        proto::ICMP | proto::ICMPV6 => Some(l4 + 4),
+        _ => None,
+    }
+}
+
+/// Writes an endpoint into a packet. The port is left out of fragments that have none, and of ICMP errors if
+/// `port` is false.
+#[inline]
+pub(crate) fn endpoint(packet: &mut Packet, ip: &Headers, end: End, to: Endpoint, port: bool) {
+    let csum = packet.meta().offload.csum;
+    let head = packet.head_mut();
+    let (delta, _) = address(head, ip, end, to.addr);
+    if !ip.has_transport() {
+        return;
+    }
+    let mut ports = Sum::ZERO;
+    if let Some(at) = port_field(ip, end).filter(|_| port) {
+        ports = swap(head, at, to.port, ports);
+    }
+    let Some((offset, pseudo)) = check_field(ip) else { return };
+    let at = usize::from(ip.l4) + offset;
+    let Some(check) = read16(head, at) else { return };
+    let addresses = if pseudo { delta } else { Sum::ZERO };
+    let partial = matches!(csum, Checksum::Partial { start, .. } if start == ip.l4);
+    let new = if partial {
+        addresses.add(u32::from(check)).fold()
+    } else if ip.proto == proto::UDP && check == 0 {
+        // No checksum (RFC 768, RFC 6935); none is made (RFC 3022 §4.1).
+        return;
+    } else {
+        match adjust(check, sum_of(addresses, ports)) {
+            0 if ip.proto == proto::UDP => 0xffff,
+            new => new,
+        }
+    };
+    write16(head, at, new);
+}
+
+fn sum_of(a: Sum, b: Sum) -> Sum {
+    a.add(u32::from(b.fold()))
+}
+
+/// Writes an endpoint into the packet inside an ICMP error, and puts the error's own checksum right. What of
+/// the inner packet is cut off is not there to be changed.
+pub(crate) fn embedded(packet: &mut Packet, outer: &Headers, ip: &Headers, end: End, to: Endpoint) {
+    let head = packet.head_mut();
+    // What lies behind the error's end is padding, which no checksum covers.
+    let len = head.len().min(outer.end as usize);
+    let head = &mut head[..len];
+    let (delta, mut all) = address(head, ip, end, to.addr);
+    let mut ports = Sum::ZERO;
+    if let Some(at) = port_field(ip, end) {
+        ports = swap(head, at, to.port, ports);
+        all = sum_of(all, ports);
+    }
+    if let Some((offset, pseudo)) = check_field(ip) {
+        let at = usize::from(ip.l4) + offset;
+        let covered = if pseudo { sum_of(delta, ports) } else { ports };
+        if let Some(check) = read16(head, at).filter(|check| ip.proto != proto::UDP || *check != 0) {
+            let new = match adjust(check, covered) {
+                0 if ip.proto == proto::UDP => 0xffff,
+                new => new,
+            };
+            all = swap(head, at, new, all);
+        }
+    }
+    let at = usize::from(outer.l4) + 2;
+    if let Some(check) = read16(head, at) {
+        write16(head, at, adjust(check, all));
+    }
+}

@@ -1,0 +1,38 @@
+//! Which worker owns a connection.
+//!
+//! Every worker has a whole [`crate::Nat`] of its own, with the same rules. A connection belongs to the worker
+//! that owns the port (or query identifier) of its inside endpoint, so all connections of one endpoint share
+//! one mapping (RFC 4787 REQ-1). A worker gives out only external ports that it owns itself. Hence a preserved
+//! port is always in the slice of the right worker, and the external port of a reply names the owner; a
+//! packet to a published port is owned by the port it is published for. [`crate::Nat::owner`] tells which.
+//!
+//! Ports go to workers by a multiplicative hash, a bijection of the 16-bit numbers, so slices are equal and
+//! the even ports that Linux prefers for `connect` are spread. Protocols without ports have port 0.
+//!
+//! A hairpinned packet passes twice: out on the worker of the sender, then in on the worker of the receiver.
+
+/// The worker, of `count`, that owns a port.
+#[inline]
+pub fn shard_of(port: u16, count: u16) -> u16 {
+    (u32::from(port.wrapping_mul(40_503)) * u32::from(count) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_equal_and_spread() {
+        for count in [1u16, 2, 3, 4, 7, 16] {
+            let mut all = vec![0u32; usize::from(count)];
+            let mut even = all.clone();
+            for port in 0..=u16::MAX {
+                all[usize::from(shard_of(port, count))] += 1;
+                even[usize::from(shard_of(port, count))] += u32::from(port % 2 == 0);
+            }
+            let fair = 65536 / u32::from(count);
+            assert!(all.iter().all(|n| n.abs_diff(fair) <= 1), "{count}: {all:?}");
+            assert!(even.iter().all(|n| n.abs_diff(fair / 2) <= fair / 8), "{count}: {even:?}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The connections with all that refers to them.
+
+use std::hash::BuildHasher;
+
+use crate::NatDrop;
+use crate::conn::Conn;
+use crate::index::Index;
+use crate::mapping::{self, Mappings};
+use crate::rules::Rules;
+use crate::source::Sources;
+use crate::types::{Key, Side};
+use crate::wheel::{Tick, Wheel};
+
+pub(crate) struct Table {
+    pub(crate) conns: Vec<Conn>,
+    free: Vec<u32>,
+    capacity: usize,
+    index: Index,
+    wheel: Wheel,
+    pub(crate) sources: Sources,
+    pub(crate) maps: Mappings,
+    hash: foldhash::quality::RandomState,
+}
+
+impl Table {
+    pub(crate) fn new(capacity: usize) -> Table {
+        let maps = Mappings::new(capacity);
+        Table {
+            conns: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            capacity,
+            index: Index::new(2 * capacity),
+            wheel: Wheel::new(),
+            sources: Sources::new(capacity),
+            hash: maps.hash.clone(),
+            maps,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.conns.len() - self.free.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &Key) -> u64 {
+        self.hash.hash_one(key)
+    }
+
+    /// The entry that the hash may belong to: read ahead, not verified.
+    #[inline]
+    pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
+        self.index.candidate(hash).map(|v| v >> 1)
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, side: Side, key: &Key, hash: u64) -> Option<u32> {
+        let found =
+            self.index.find(hash, |v| v & 1 == side as u32 && self.conns[(v >> 1) as usize].key(side) == *key);
+        found.map(|v| v >> 1)
+    }
+
+    /// Adds a connection of a known source; its keys are not there yet.
+    pub(crate) fn add(&mut self, now: Tick, conn: Conn) -> Result<u32, NatDrop> {
+        if self.is_full() {
+            return Err(NatDrop::TableFull);
+        }
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.conns[at as usize] = conn;
+                at
+            }
+            None => {
+                self.conns.push(conn);
+                (self.conns.len() - 1) as u32
+            }
+        };
+        let [inside, outside] = [Side::Inside, Side::Outside].map(|side| self.hash(&conn.key(side)));
+        let first = self.index.insert(inside, at << 1);
+        if !first || !self.index.insert(outside, at << 1 | 1) {
+            if first {
+                self.index.remove(inside, at << 1);
+            }
+            self.conns[at as usize].set_free();
+            self.free.push(at);
+            return Err(NatDrop::TableFull);
+        }
+        self.wheel.add(now, at, &mut self.conns);
+        let source = self.sources.get_mut(conn.source);
+        source.conns += 1;
+        source.list.push(at, &mut self.conns, |c| &mut c.peers);
+        self.sources.add_transitory(conn.source, 1);
+        if conn.mapping != mapping::NONE {
+            self.maps.count(conn.mapping, at, true);
+        }
+        Ok(at)
+    }
+
+    /// Moves an entry between transitory and worth keeping.
+    pub(crate) fn set_kept(&mut self, at: u32, kept: bool) {
+        let conn = &mut self.conns[at as usize];
+        if conn.is_kept() == kept {
+            return;
+        }
+        conn.set_kept(kept);
+        let (source, mapping) = (conn.source, conn.mapping);
+        let list = &mut self.sources.get_mut(source).list;
+        if kept {
+            list.remove(at, &mut self.conns, |c| &mut c.peers);
+        } else {
+            list.push(at, &mut self.conns, |c| &mut c.peers);
+        }
+        self.sources.add_transitory(source, if kept { -1 } else { 1 });
+        if mapping != mapping::NONE {
+            let m = self.maps.get_mut(mapping);
+            m.kept = if kept { m.kept + 1 } else { m.kept - 1 };
+        }
+    }
+
+    /// Removes a connection, and its mapping if it was the last of it.
+    pub(crate) fn remove(&mut self, at: u32, rules: &mut Rules) {
+        self.set_kept(at, false);
+        let conn = self.conns[at as usize];
+        for (side, value) in [(Side::Inside, at << 1), (Side::Outside, at << 1 | 1)] {
+            let hash = self.hash(&conn.key(side));
+            self.index.remove(hash, value);
+        }
+        self.wheel.remove(at, &mut self.conns);
+        self.sources.get_mut(conn.source).list.remove(at, &mut self.conns, |c| &mut c.peers);
+        self.sources.add_transitory(conn.source, -1);
+        if conn.mapping != mapping::NONE {
+            if conn.permits() {
+                self.maps.withdraw(conn.mapping, conn.remote.addr);
+            }
+            self.maps.count(conn.mapping, at, false);
+            self.release(conn.mapping, rules);
+        }
+        self.sources.get_mut(conn.source).conns -= 1;
+        self.conns[at as usize].set_free();
+        self.free.push(at);
+    }
+
+    /// Removes a mapping that has no connections.
+    pub(crate) fn release(&mut self, at: u32, rules: &mut Rules) {
+        let m = *self.maps.get(at);
+        if m.conns == 0 {
+            self.maps.remove(at);
+            rules.externals.give(m.slot, usize::from(m.class), m.external.0.port);
+            self.sources.get_mut(m.source).ports -= 1;
+        }
+    }
+
+    /// Sets when the entry expires.
+    #[inline]
+    pub(crate) fn set_deadline(&mut self, now: Tick, at: u32, deadline: Tick) {
+        let conn = &mut self.conns[at as usize];
+        let sooner = deadline < conn.deadline;
+        conn.deadline = deadline;
+        if sooner {
+            // The wheel would look at it too late.
+            self.wheel.remove(at, &mut self.conns);
+            self.wheel.add(now, at, &mut self.conns);
+        }
+    }
+
+    /// Removes what has expired, spending at most `budget` on looking.
+    pub(crate) fn expire(&mut self, now: Tick, mut budget: usize, rules: &mut Rules) {
+        while let Some(at) = self.wheel.expired(now, &mut budget, &mut self.conns) {
+            self.remove(at, rules);
+        }
+    }
+}
