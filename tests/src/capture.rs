@@ -65,11 +65,13 @@ impl Capture {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = ns.enter(|| command.spawn()).expect("tcpdump");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("listening on") {
-            line.clear();
-            let read = stderr.read_line(&mut line).expect("read");
-            assert!(read > 0, "tcpdump on {ifname} ended at once");
+        let mut said = String::new();
+        while !said.contains("listening on") {
+            let read = stderr.read_line(&mut said).expect("read");
+            assert!(
+                read > 0,
+                "tcpdump on {ifname} ended at once; it needs root, not only a user namespace:\n{said}"
+            );
         }
         // Whatever else it says must not block it.
         std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));

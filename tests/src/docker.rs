@@ -84,6 +84,12 @@ impl Docker {
     }
 }
 
+impl Default for Docker {
+    fn default() -> Self {
+        Docker::new()
+    }
+}
+
 impl Drop for Docker {
     fn drop(&mut self) {
         // Containers first: they are not the engine's children. What stays dies with the sandbox.

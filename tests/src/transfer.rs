@@ -1,6 +1,6 @@
 //! TCP and UDP between namespaces, with every byte checked.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -121,12 +121,22 @@ fn receive(listener: &TcpListener) -> std::io::Result<([u8; 32], u64)> {
     let mut buffer = vec![0; BLOCK];
     let mut bytes = 0;
     loop {
-        let n = stream.read(&mut buffer)?;
+        let n = uninterrupted(|| stream.read(&mut buffer))?;
         if n == 0 {
             return Ok((hash.finalize().into(), bytes));
         }
         hash.update(&buffer[..n]);
         bytes += n as u64;
+    }
+}
+
+/// Repeats a call that was interrupted: one with a timeout is when the process was stopped for a moment.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
@@ -164,7 +174,7 @@ pub fn assert_udp_echo(from: &Netns, to: &Netns, addr: IpAddr, sizes: impl Itera
             let mut tries = 0;
             loop {
                 client.send_to(data, target).unwrap_or_else(|e| panic!("datagram of {size} bytes: {e}"));
-                match client.recv(&mut buffer) {
+                match uninterrupted(|| client.recv(&mut buffer)) {
                     Ok(n) if buffer[..n] == *data => break,
                     // A late echo of a datagram that was thought lost.
                     Ok(n) if lost > 0 && buffer[..n] == source[n..2 * n] => {}

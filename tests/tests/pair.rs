@@ -62,28 +62,29 @@ fn udp_superframes(pair: Pair) {
 /// which needs no unsafe code for it.
 fn send_udp_superframes(a: &Container, b: &Container, to: IpAddr) {
     let socket = b.ns.enter(|| std::net::UdpSocket::bind((to, 0))).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let port = socket.local_addr().unwrap().port().to_string();
     let script = "
-import socket, struct, sys, time
+import socket, struct, sys
 to = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_DGRAM)[0]
 s = socket.socket(to[0], socket.SOCK_DGRAM)
 s.setsockopt(17, 103, 1000)
+s.settimeout(10)
 n = 0
 for i in range(20):
     parts = [struct.pack('>I', n + j) * (125 if j == 40 else 250) for j in range(41)]
     n += 41
     s.sendto(b''.join(parts), to[4])
-    time.sleep(0.01)
+    s.recv(1)
 ";
     let mut seen = vec![false; 20 * 41];
     std::thread::scope(|scope| {
-        // Beside the sender: the socket's buffer does not hold them all.
+        // Beside the sender, which waits for an answer to each superframe: the buffer does not hold them all.
         let (target, port) = (to.to_string(), &port);
         let sender = scope.spawn(move || a.ns.run("python3", &["-c", script, &target, port]));
         let mut buffer = [0; 2000];
         for count in 0..seen.len() {
-            let n = socket.recv(&mut buffer).unwrap_or_else(|e| {
+            let (n, peer) = transfer::uninterrupted(|| socket.recv_from(&mut buffer)).unwrap_or_else(|e| {
                 let first = seen.iter().position(|s| !s).unwrap_or_default();
                 panic!(
                     "{e}: {count} of {} datagrams arrived at {to}, the first missing is {first}",
@@ -97,6 +98,9 @@ for i in range(20):
                 "content of datagram {number}"
             );
             assert!(!std::mem::replace(&mut seen[number], true), "datagram {number} arrived twice");
+            if count % 41 == 40 {
+                socket.send_to(b"k", peer).unwrap();
+            }
         }
         let out = sender.join().unwrap();
         assert_eq!(out.code, 0, "{}", out.stderr);
@@ -133,7 +137,7 @@ fn frames_over_the_egress_mtu_are_counted(kind: Kind) {
     let b = lab.container(kind, "b");
     ping::assert_reaches(&a.ns, b.v4);
     assert_eq!(lab.drops("b", "mtu"), 0);
-    let pings = ping::ping(&a.ns, b.v4, 3, 0.05, &["-M", "do", "-s", "2000", "-W", "1"]);
+    let pings = ping::ping(&a.ns, b.v4, 3, 0.05, &["-M", "do", "-s", "2000"]);
     assert_eq!(pings.received, 0);
     lab.await_drops("b", "mtu", 3);
     // TCP agrees on b's segment size; its superframes are far larger than either MTU.
