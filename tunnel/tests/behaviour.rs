@@ -6,22 +6,17 @@ use std::net::IpAddr;
 
 use common::*;
 use trunkline_packet::{
-    Batch, Checksum, DropReason, GsoKind, Offload, Packet, Pool, PortId, Tpid, VlanId, VlanTag, pop_tag,
-    push_tag, segment,
+    Batch, Checksum, DropReason, GsoKind, Offload, Packet, Pool, PortId, Tpid, VlanTag, pop_tag, push_tag,
+    segment,
 };
 use trunkline_tunnel::{
-    DropCounts, Encap, Endpoint, GreKey, InnerVlan, Kind, NetId, Nets, Opened, Outer, Refusal, SendInfo,
-    TableError, Tos, Ttl, TunnelDrop, TunnelHeader, Tunnels, TxState, UdpRuns, decap, decap_all,
-    encap_datagrams, encap_frame, fragment, open, segment_for_udp, udp,
+    DropCounts, Encap, Endpoint, InnerVlan, Kind, NetId, Opened, Refusal, SendInfo, Tos, Ttl, TunnelDrop,
+    TunnelHeader, Tunnels, TxState, UdpRuns, decap, decap_all, encap_datagrams, encap_frame, fragment, open,
+    segment_for_udp, udp,
 };
 
 fn vxlan() -> Encap {
     Encap::new(TunnelHeader::vxlan(vni()), hosts(false).1)
-}
-
-fn vxlan_from_a(tos: u8) -> Outer {
-    let (src, dst) = hosts(false);
-    Outer { src, dst, src_port: 50000, dst_port: 4789, tos, ttl: 64, proto: 17 }
 }
 
 fn sent(frame: &Frame, to: &Encap) -> Result<(SendInfo, Vec<u8>), Refusal> {
@@ -119,109 +114,6 @@ fn rfc7348_6_1_the_inner_tag_is_stripped_or_kept_as_configured() {
 }
 
 #[test]
-fn a_vlan_map_gives_each_vlan_a_network_and_back() {
-    let (a, b) = hosts(false);
-    let (v10, v20) = (VlanId::new(10).unwrap(), VlanId::new(20).unwrap());
-    let net = |n| NetId::Vni(trunkline_tunnel::Vni::new(n).unwrap());
-    let map = |local, remote| {
-        let mut e = endpoint(5, local, remote);
-        e.nets = Nets::Map(vec![(v20, net(200)), (v10, net(100)), (VlanId::NONE, net(1))]);
-        Tunnels::new(vec![e]).unwrap()
-    };
-    let (from, to) = (map(a, b), map(b, a));
-    let tunnel = from.of_port(PortId(15)).unwrap();
-    let mut pool = Pool::new(4, 1);
-    for (vlan, vni, back) in [(v10, 100u32, Some(10)), (v20, 200, Some(20)), (VlanId::NONE, 1, None)] {
-        let mut p = Frame::SMALL.build(&mut pool);
-        p.meta_mut().vlan = Some(VlanTag::new(Tpid::Customer, vlan, 0xe000));
-        let mut out = Batch::new();
-        let encap = tunnel.encaps(vlan).unwrap()[0];
-        encap_datagrams(p, &encap, &TxState::default(), &mut pool, &mut out).unwrap();
-        assert_eq!(out[0].head()[4..8], (vni << 8).to_be_bytes());
-        let mut p = out.remove(0);
-        decap(&mut p, &vxlan_from_a(0), &to).unwrap();
-        assert_eq!(p.meta().vlan.and_then(VlanTag::vid).map(VlanId::get), back);
-        assert_eq!(p.to_vec(), Frame::SMALL.build(&mut pool).to_vec());
-    }
-    assert_eq!(tunnel.encaps(VlanId::new(30).unwrap()).err(), Some(TunnelDrop::UnmappedVlan));
-}
-
-#[test]
-fn a_flooded_frame_goes_to_each_remote() {
-    let mut e = Endpoint::new(PortId(1), Kind::Vxlan, NetId::Vni(vni()));
-    e.remotes = (1..=3).map(|n| IpAddr::from([192, 0, 2, n])).collect();
-    let remotes = e.remotes.clone();
-    let table = Tunnels::new(vec![e]).unwrap();
-    let tunnel = table.of_port(PortId(1)).unwrap();
-    let encaps: Vec<IpAddr> = tunnel.encaps(UNTAGGED).unwrap().iter().map(|e| e.remote).collect();
-    assert_eq!(encaps, remotes);
-    let learned = IpAddr::from([198, 51, 100, 1]);
-    assert_eq!(tunnel.encap_to(UNTAGGED, learned).unwrap().remote, learned);
-}
-
-#[test]
-fn the_most_precise_endpoint_wins_and_misses_say_what_is_wrong() {
-    let (a, b) = hosts(false);
-    let mut any = Endpoint::new(PortId(1), Kind::Vxlan, NetId::Vni(vni()));
-    any.local = Some(b);
-    let mut one = any.clone();
-    (one.port, one.remotes) = (PortId(2), vec![a]);
-    let mut keyless = Endpoint::new(PortId(3), Kind::Gre, NetId::None);
-    keyless.remotes = vec![a];
-    let mut zero = keyless.clone();
-    (zero.port, zero.nets) = (PortId(4), Nets::One(NetId::Key(GreKey(0))));
-    let mut nvgre = Endpoint::new(PortId(5), Kind::Nvgre, NetId::Vni(vni()));
-    nvgre.remotes = vec![a];
-    let table = Tunnels::new(vec![any, one, keyless, zero, nvgre]).unwrap();
-    let from = |src: IpAddr| Outer { src, ..vxlan_from_a(0) };
-    let port = |src| table.udp(Kind::Vxlan, &from(src), vni()).map(|m| m.tunnel.endpoint().port.0);
-    let other = IpAddr::from([203, 0, 113, 1]);
-    assert_eq!((port(a), port(other), port(b)), (Ok(2), Ok(1), Err(TunnelDrop::Loop)));
-    let wrong = trunkline_tunnel::Vni::new(1).unwrap();
-    assert_eq!(table.udp(Kind::Vxlan, &from(a), wrong).err(), Some(TunnelDrop::WrongVni));
-    assert_eq!(table.udp(Kind::Geneve, &from(a), vni()).err(), Some(TunnelDrop::UnknownRemote));
-    let gre =
-        |src, key: Option<u32>| table.gre(&from(src), key.map(GreKey)).map(|m| m.tunnel.endpoint().port.0);
-    assert_eq!((gre(a, None), gre(a, Some(0)), gre(a, Some(VNI << 8 | 9))), (Ok(3), Ok(4), Ok(5)));
-    assert_eq!(gre(a, Some(1)), Err(TunnelDrop::WrongKey));
-    assert_eq!(gre(other, None), Err(TunnelDrop::UnknownRemote));
-}
-
-#[test]
-fn endpoints_that_make_no_sense_are_refused() {
-    let (a, b) = hosts(false);
-    let good = || endpoint(5, a, b);
-    assert!(Tunnels::new(vec![good()]).is_ok());
-    let changes: [fn(&mut Endpoint); 10] = [
-        |e| (e.kind, e.dst_port, e.inner_vlan) = (Kind::Nvgre, 0, InnerVlan::Keep),
-        |e| e.nets = Nets::One(NetId::None),
-        |e| e.nets = Nets::Map(Vec::new()),
-        |e| e.nets = Nets::Map(vec![(VlanId::MAX, NetId::Vni(vni())); 2]),
-        |e| e.remotes = vec![hosts(true).1],
-        |e| e.remotes = vec![hosts(false).0],
-        |e| e.remotes = vec![IpAddr::from([0; 4])],
-        |e| e.group = Some(IpAddr::from([10, 0, 0, 1])),
-        |e| e.dst_port = 0,
-        |e| e.gre_checksum = true,
-    ];
-    for (index, change) in changes.into_iter().enumerate() {
-        let mut e = good();
-        change(&mut e);
-        assert!(matches!(Tunnels::new(vec![e]), Err(TableError::Invalid { .. })), "{index}");
-    }
-    let mut many = endpoint(3, a, b);
-    many.remotes.push(IpAddr::from([192, 0, 2, 3]));
-    assert!(Tunnels::new(vec![many]).is_err(), "sequence numbers of two senders cannot be told apart");
-    let second = Endpoint { port: PortId(99), ..good() };
-    assert_eq!(
-        Tunnels::new(vec![good(), second]).err(),
-        Some(TableError::Conflict { first: PortId(15), second: PortId(99) })
-    );
-    let geneve = Endpoint { dst_port: 4789, ..endpoint(6, a, b) };
-    assert_eq!(Tunnels::new(vec![good(), geneve]).err(), Some(TableError::SharedPort(4789)));
-}
-
-#[test]
 fn a_tunnels_own_packet_does_not_enter_it_again() {
     let (a, b) = hosts(false);
     let from = tunnels(true, |_| ());
@@ -304,6 +196,7 @@ fn runs_of_datagrams_stay_within_the_kernels_limits() {
         assert!(lens[..run.count - 1].iter().all(|&l| l == run.size) && lens[run.count - 1] <= run.size);
     }
     assert_eq!(next, out.len());
+    assert!(runs.runs().iter().any(|run| run.count == udp::MAX_SEGMENTS));
     assert!(runs.runs().len() <= 8, "{}", runs.runs().len());
     runs.clear();
     assert!(runs.runs().is_empty());
@@ -368,6 +261,13 @@ fn outer_packets_without_df_are_numbered_and_fragmented() {
         let n = fragment(whole.remove(0), 600, &state, &mut pool, &mut out).unwrap();
         assert_eq!((n, out.len()), (3, 3));
         let mut joined: Vec<u8> = Vec::new();
+        let id = |b: &[u8]| if v6 { b[58..62].to_vec() } else { b[18..20].to_vec() };
+        let ids: std::collections::HashSet<_> = out.iter().map(|p| id(p.head())).collect();
+        assert_eq!(ids.len(), 1, "fragments of one packet have one identification");
+        let mut next = Batch::new();
+        encap_frame(inner.build(&mut pool), &to, &path(v6), &state, &mut pool, &mut whole).unwrap();
+        fragment(whole.remove(0), 600, &state, &mut pool, &mut next).unwrap();
+        assert!(!ids.contains(&id(next[0].head())), "the next packet's have another");
         for (index, part) in out.iter().enumerate() {
             let b = part.to_vec();
             assert!(b.len() <= 614);
@@ -442,4 +342,49 @@ fn a_frame_too_large_for_any_ip_packet_is_refused() {
     let result = encap_frame(p, &vxlan(), &path(false), &TxState::default(), &mut pool, &mut out);
     assert_eq!(result, Err(DropReason::Oversize.into()));
     assert!(out.is_empty());
+}
+
+#[test]
+fn runs_of_large_datagrams_stay_within_one_ip_packet() {
+    let mut pool = Pool::new(256, 4);
+    let (mut out, mut runs, state) = (Batch::new(), UdpRuns::new(1), TxState::default());
+    let even = Frame { payload: 8900 * 7, offload: 8900, ..Frame::SMALL };
+    for _ in 0..3 {
+        segment_for_udp(even.build(&mut pool), &vxlan(), &state, &mut pool, &mut out, &mut runs).unwrap();
+    }
+    let counts: Vec<usize> = runs.runs().iter().map(|run| run.count).collect();
+    assert_eq!(counts, [7, 7, 7], "an eighth of 8,962 bytes would exceed 65,507");
+    assert!(runs.runs().iter().all(|run| run.bytes <= udp::MAX_BYTES));
+}
+
+/// Ethernet pads short frames, and IP may carry more than UDP says; neither belongs to the inner frame.
+#[test]
+fn what_lies_behind_the_outer_packet_is_cut_off() {
+    let mut pool = Pool::new(8, 1);
+    let b = tunnels(false, |_| ());
+    // ARP has no length of its own that would show where it ends.
+    let inner = [&[2; 12][..], &[8, 6], &[3; 28]].concat();
+    for index in [0, 5] {
+        let to = tunnels(true, |_| ()).of_port(port(index, false)).unwrap().encaps(UNTAGGED).unwrap()[0];
+        let mut out = Batch::new();
+        let p = packet(&inner, &mut pool);
+        encap_frame(p, &to, &path(false), &TxState::default(), &mut pool, &mut out).unwrap();
+        let mut padded = [&out[0].to_vec()[..], &[0xaa; 6]].concat();
+        for ip_grows in [false, true] {
+            if ip_grows && index == 0 {
+                continue;
+            }
+            if ip_grows {
+                let old = u16::from_be_bytes([padded[16], padded[17]]);
+                let check = u16::from_be_bytes([padded[24], padded[25]]);
+                let check = trunkline_packet::checksum::update(check, old, old + 6);
+                padded[16..18].copy_from_slice(&(old + 6).to_be_bytes());
+                padded[24..26].copy_from_slice(&check.to_be_bytes());
+            }
+            let mut p = packet(&padded, &mut pool);
+            let opened = open(&mut p, false).unwrap();
+            decap(&mut p, &opened.outer, &b).unwrap();
+            assert_eq!(p.to_vec(), inner, "{index} {ip_grows}");
+        }
+    }
 }

@@ -384,7 +384,8 @@ proptest! {
                 end.expire(now);
                 while let Some(p) = end.poll(now) {
                     counter += 1;
-                    if !cut && !(lossy && counter.is_multiple_of(5)) {
+                    let lost = cut || lossy && counter.is_multiple_of(5);
+                    if !lost {
                         flying.push((now + Duration::from_millis(delay), 1 - at, p));
                     }
                 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{Checksum, Gso, GsoKind, MacAddr, Offload, Packet, Pool, PortId, VlanId};
-use trunkline_tunnel::{Endpoint, GreKey, Kind, NetId, OuterPath, Tunnels, Vni};
+use trunkline_tunnel::{Endpoint, GreKey, Kind, NetId, Outer, OuterPath, Tunnels, Vni};
 
 pub const VNI: u32 = 77;
 pub const PATH_A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -155,3 +155,9 @@ pub fn packet(bytes: &[u8], pool: &mut Pool) -> Packet {
 }
 
 pub const UNTAGGED: VlanId = VlanId::NONE;
+
+/// The outer headers of a VXLAN packet from A to B.
+pub fn vxlan_from_a(tos: u8) -> Outer {
+    let (src, dst) = hosts(false);
+    Outer { src, dst, src_port: 50000, dst_port: 4789, tos, ttl: 64, proto: 17 }
+}
