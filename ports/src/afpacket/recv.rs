@@ -9,11 +9,8 @@ use trunkline_packet::buf::{HEAD_ROOM, TAIL_ROOM, Tail};
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::{Batch, DropReason, Packet, Pool, Tpid, VlanTag, VnetHdr};
 
-use super::{CHUNK, Socket, gone};
+use super::{CHUNK, FEW, Socket, gone};
 use crate::{RecvEnd, RecvStats, RxQueue};
-
-/// The fewest messages to prepare for.
-const FEW: usize = 4;
 
 /// Parts of a message: virtio header, head, tail.
 const PARTS: usize = 3;
@@ -54,6 +51,7 @@ impl RxQueue for AfPacketRx {
         let mut left = budget;
         while left > 0 {
             let want = left.min(self.window);
+            let receive = if want <= FEW { receive::<FEW> } else { receive::<CHUNK> };
             match receive(self.socket.fd.as_raw_fd(), pool, out, want, stats) {
                 Ok(n) => {
                     if self.down == Down::Reported {
@@ -97,22 +95,22 @@ impl AfPacketRx {
     }
 }
 
-/// One recvmmsg of up to `want` frames, appended to `out`. How many came, bad ones included.
-fn receive(
+/// One recvmmsg of up to `want` frames, at most `N`, appended to `out`. How many came, bad ones included.
+fn receive<const N: usize>(
     fd: RawFd,
     pool: &mut Pool,
     out: &mut Batch,
     want: usize,
     stats: &mut RecvStats,
 ) -> io::Result<usize> {
-    let want = want.min(CHUNK);
-    let mut packets: [Option<Packet>; CHUNK] = [const { None }; CHUNK];
-    let mut tails: [Option<Tail>; CHUNK] = [const { None }; CHUNK];
-    let mut headers = [[0u8; VnetHdr::LEN]; CHUNK];
-    let mut controls = [Control([0; 64]); CHUNK];
-    let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; CHUNK];
+    let want = want.min(N);
+    let mut packets: [Option<Packet>; N] = [const { None }; N];
+    let mut tails: [Option<Tail>; N] = [const { None }; N];
+    let mut headers = [[0u8; VnetHdr::LEN]; N];
+    let mut controls = [Control([0; 64]); N];
+    let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; N];
     // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
-    let mut messages: [libc::mmsghdr; CHUNK] = unsafe { mem::zeroed() };
+    let mut messages: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
 
     for i in 0..want {
         let head = packets[i].insert(pool.get()).rx_area();
@@ -218,8 +216,8 @@ mod tests {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         theirs.send(datagram).unwrap();
         let (mut pool, mut out, mut stats) = (Pool::new(8, 8), Batch::new(), RecvStats::default());
-        assert_eq!(receive(ours.as_raw_fd(), &mut pool, &mut out, 4, &mut stats).unwrap(), 1);
-        let again = receive(ours.as_raw_fd(), &mut pool, &mut out, 4, &mut stats);
+        assert_eq!(receive::<FEW>(ours.as_raw_fd(), &mut pool, &mut out, 4, &mut stats).unwrap(), 1);
+        let again = receive::<FEW>(ours.as_raw_fd(), &mut pool, &mut out, 4, &mut stats);
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(pool.free(), (4, 4), "every buffer came back");
         (out, stats)

@@ -11,7 +11,7 @@ use std::{mem, ptr};
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::{Batch, DropReason, Packet, Pool, VnetHdr};
 
-use super::{CHUNK, Socket};
+use super::{CHUNK, FEW, Socket};
 use crate::{SendStats, TxCaps, TxQueue, frame};
 
 /// Parts of a message: virtio header, head, tail.
@@ -26,7 +26,11 @@ impl TxQueue for AfPacketTx {
 
     fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
         for chunk in batch.chunks(CHUNK) {
-            self.send_chunk(chunk, stats);
+            if chunk.len() <= FEW {
+                self.send_chunk::<FEW>(chunk, stats);
+            } else {
+                self.send_chunk::<CHUNK>(chunk, stats);
+            }
         }
         pool.put_all(batch);
     }
@@ -37,11 +41,12 @@ impl TxQueue for AfPacketTx {
 }
 
 impl AfPacketTx {
-    fn send_chunk(&self, chunk: &[Packet], stats: &mut SendStats) {
-        let mut headers = [[0u8; VnetHdr::LEN]; CHUNK];
-        let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; CHUNK];
+    /// One sendmmsg, or several if some are refused, of at most `N` packets.
+    fn send_chunk<const N: usize>(&self, chunk: &[Packet], stats: &mut SendStats) {
+        let mut headers = [[0u8; VnetHdr::LEN]; N];
+        let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; N];
         // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
-        let mut messages: [libc::mmsghdr; CHUNK] = unsafe { mem::zeroed() };
+        let mut messages: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
         let mut count = 0;
         for packet in chunk {
             if packet.len() < ETH_HLEN {
