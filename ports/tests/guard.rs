@@ -27,7 +27,7 @@ struct Wire {
     ifindex: u32,
     here: (Rx, Arc<dyn TxQueue>),
     there: (Rx, Arc<dyn TxQueue>),
-    _ns: Netns,
+    ns: Netns,
 }
 
 impl Wire {
@@ -46,12 +46,7 @@ impl Wire {
             let (mut rx, mut tx) = AfPacket::open(name, true).unwrap().into_io();
             (Rx::new(rx.remove(0)), tx.remove(0))
         };
-        Wire {
-            ifindex: link::index("p0").unwrap(),
-            here: open("p0"),
-            there: inside(&ns, || open("p1")),
-            _ns: ns,
-        }
+        Wire { ifindex: link::index("p0").unwrap(), here: open("p0"), there: inside(&ns, || open("p1")), ns }
     }
 
     /// Asks p0 by ARP and by ping. Whether the socket saw both requests, and how many the stack answered.
@@ -179,6 +174,7 @@ fn nft_tables_stay_when_others_flush_and_follow_or_lose_a_renamed_interface() {
         ip("link set p0 name other");
         address("other", HERE, THERE, "02:00:00:00:00:02");
         up("other");
+        inside(&wire.ns, || up("p1"));
         let expected = if guard.ifindex().unwrap().is_some() { SILENT } else { ANSWERING };
         assert_eq!(wire.ask(), expected);
     });
