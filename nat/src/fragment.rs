@@ -73,8 +73,15 @@ struct Entry {
     held: u32,
 }
 
-const NEW: Entry =
-    Entry { id: None, until: 0, state: State::Waiting, ranges: [(0, 0); RANGES], count: 0, total: None, held: 0 };
+const NEW: Entry = Entry {
+    id: None,
+    until: 0,
+    state: State::Waiting,
+    ranges: [(0, 0); RANGES],
+    count: 0,
+    total: None,
+    held: 0,
+};
 
 /// The table.
 pub(crate) struct Fragments {
@@ -257,6 +264,3 @@ impl Entry {
         true
     }
 }
-
-#[cfg(test)]
-mod tests;

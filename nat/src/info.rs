@@ -63,13 +63,19 @@ pub struct ConnInfo {
 impl Nat {
     /// All live connections, in no order. Looks at the whole table: not for the packet path.
     pub fn connections(&self, now: u64) -> impl Iterator<Item = ConnInfo> {
-        self.table.conns.iter().filter(|c| !c.is_free()).map(move |c| info(c, now)).filter(|i| i.expires_in > 0)
+        let now = now.saturating_sub(self.start.unwrap_or(now));
+        self.table
+            .conns
+            .iter()
+            .filter(|c| !c.is_free())
+            .map(move |c| info(c, now))
+            .filter(|i| i.expires_in > 0)
     }
 
     /// Removes the connections for which `which` holds and returns how many. Looks at the whole table: not for
     /// the packet path.
     pub fn flush(&mut self, now: u64, mut which: impl FnMut(&ConnInfo) -> bool) -> usize {
-        let mut removed = 0;
+        let (now, mut removed) = (self.since_start(now), 0);
         for at in 0..self.table.conns.len() {
             let conn = &self.table.conns[at];
             if !conn.is_free() && which(&info(conn, now)) {

@@ -103,7 +103,13 @@ impl Mappings {
         self.slots.list.len() - self.slots.free.len()
     }
 
-    pub(crate) fn of_local(&self, zone: Zone, uplink: Uplink, proto: u8, local: Inside<Endpoint>) -> Option<u32> {
+    pub(crate) fn of_local(
+        &self,
+        zone: Zone,
+        uplink: Uplink,
+        proto: u8,
+        local: Inside<Endpoint>,
+    ) -> Option<u32> {
         let key = Key::mapping(zone, uplink, proto, local);
         let found = self.index.find(self.hash.hash_one(key), |v| {
             let m = &self.slots.list[(v >> 1) as usize];

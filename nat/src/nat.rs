@@ -44,6 +44,8 @@ pub struct Nat {
     pub(crate) table: Table,
     pub(crate) rules: Rules,
     fragments: Fragments,
+    /// The first time that was told, milliseconds.
+    pub(crate) start: Option<u64>,
     /// Of the rules.
     pub(crate) version: u16,
     /// The next entry to hold against changed rules.
@@ -70,6 +72,7 @@ impl Nat {
             table: Table::new(capacity),
             rules: Rules::new(shard),
             fragments: Fragments::new(),
+            start: None,
             version: 0,
             purge: usize::MAX,
             stats: NatStats::default(),
@@ -83,8 +86,7 @@ impl Nat {
     /// # Errors
     /// [`RuleError`]; nothing has changed then.
     pub fn add_rule(&mut self, id: RuleId, rule: Rule) -> Result<(), RuleError> {
-        let permissions =
-            matches!(rule, Rule::Masquerade { filtering: crate::Filtering::Address, .. });
+        let permissions = matches!(rule, Rule::Masquerade { filtering: crate::Filtering::Address, .. });
         self.rules.add(id, rule)?;
         if permissions {
             self.table.maps.with_permissions();
@@ -133,6 +135,16 @@ impl Nat {
     /// Housekeeping, to be called now and then when there are no packets: removes what has expired, spending
     /// at most `budget` entries.
     pub fn tick(&mut self, now: u64, budget: usize, sink: &mut impl Sink) {
+        let now = self.since_start(now);
+        self.sweep(now, budget, sink);
+    }
+
+    /// Times are counted from the first one, so that 32 bits hold them whatever clock the caller has.
+    pub(crate) fn since_start(&mut self, now: u64) -> u64 {
+        now.saturating_sub(*self.start.get_or_insert(now))
+    }
+
+    fn sweep(&mut self, now: u64, budget: usize, sink: &mut impl Sink) {
         self.table.expire(Tick::at(now), budget, &mut self.rules);
         let end = self.purge.saturating_add(budget).min(self.table.conns.len());
         while self.purge < end {
@@ -170,7 +182,8 @@ impl Nat {
     /// Translates one packet at `now` (milliseconds on any clock that does not go back) and hands it, and
     /// fragments that waited for it, to the sink.
     pub fn process(&mut self, now: u64, path: Path, packet: Packet, sink: &mut impl Sink) {
-        self.tick(now, SWEEP, sink);
+        let now = self.since_start(now);
+        self.sweep(now, SWEEP, sink);
         let seen = Seen::parse(&packet, path);
         self.one(now, path, seen, NIL, packet, sink);
     }
@@ -178,7 +191,8 @@ impl Nat {
     /// As [`Nat::process`] for every packet of a batch, which is left empty. Faster, since the table is read
     /// for all of them before the first is decided on.
     pub fn process_batch(&mut self, now: u64, path: Path, batch: &mut Batch, sink: &mut impl Sink) {
-        self.tick(now, SWEEP * batch.len().min(BATCH), sink);
+        let now = self.since_start(now);
+        self.sweep(now, SWEEP * batch.len().min(BATCH), sink);
         let mut ahead = std::mem::take(&mut self.ahead);
         let mut packets = batch.drain(..);
         loop {
@@ -257,8 +271,7 @@ impl Nat {
         let (src, dst) = if path.side() == Side::Inside { (near, remote) } else { (remote, near) };
         let id = PacketId { path, src, dst, proto: seen.ip.proto, id: piece.id };
         let timeout = self.config.timeouts.fragment;
-        let fate =
-            self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, NatDrop::FragmentLost));
+        let fate = self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, NatDrop::FragmentLost));
         match fate {
             Fate::First(at) => {
                 let ports = (seen.near.port, seen.remote.port);
@@ -409,13 +422,7 @@ impl Nat {
     }
 
     /// An ICMP error: about a packet that went the other way (RFC 5508 §4).
-    fn error(
-        &mut self,
-        now: u64,
-        path: Path,
-        seen: &Seen,
-        packet: &mut Packet,
-    ) -> Result<Toward, NatDrop> {
+    fn error(&mut self, now: u64, path: Path, seen: &Seen, packet: &mut Packet) -> Result<Toward, NatDrop> {
         let side = path.side();
         let inner = parse::error_payload(packet, seen, side)?;
         let at = self.lookup(now, path, &inner, NIL).ok_or(NatDrop::IcmpUnmatched)?;
@@ -447,6 +454,8 @@ impl Nat {
 pub(crate) fn key(path: Path, seen: &Seen) -> Key {
     match path {
         Path::Out(zone, _) => Key::inside(zone, seen.ip.proto, Inside(seen.near), seen.remote),
-        Path::In(uplink) | Path::Hairpin(uplink) => Key::outside(uplink, seen.ip.proto, Outside(seen.near), seen.remote),
+        Path::In(uplink) | Path::Hairpin(uplink) => {
+            Key::outside(uplink, seen.ip.proto, Outside(seen.near), seen.remote)
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use crate::NatDrop;
 use crate::config::Filtering;
 use crate::conn::{Conn, Origin};
 use crate::list::NIL;
@@ -12,7 +13,6 @@ use crate::rules::{Exit, NO_RULE, Rule};
 use crate::tcp::{Phase, Segment, Tcp};
 use crate::types::{Endpoint, Inside, Key, Outside, Path, Side, Uplink, Zone, port_class};
 use crate::wheel::Tick;
-use crate::NatDrop;
 
 /// Mappings looked at for one that can be given up, and ports for one that can be shared.
 const TRIES: u32 = 64;
@@ -138,14 +138,9 @@ impl Nat {
         let fixed = match exit {
             Exit::Masquerade(rule) => {
                 let masquerade = self.masquerade(rule, zone, local.0.addr, source)?;
-                let (external, mapping) =
-                    self.map(now, zone, uplink, proto, local, remote, &masquerade)?;
+                let (external, mapping) = self.map(now, zone, uplink, proto, local, remote, &masquerade)?;
                 let filtering = masquerade.filtering;
-                return Ok(Plan {
-                    mapping,
-                    filtering,
-                    ..plan(external.0, rule, Origin::Masquerade)
-                });
+                return Ok(Plan { mapping, filtering, ..plan(external.0, rule, Origin::Masquerade) });
             }
             Exit::Static(rule, addr) => plan(Endpoint { addr, ..local.0 }, rule, Origin::Static),
             Exit::Route | Exit::Nowhere => plan(local.0, NO_RULE, Origin::Routed),

@@ -96,7 +96,8 @@ impl Seen {
         let mut seen = Seen::orient(ip, src, dst, side);
         seen.transport(head, side)?;
         // Only a hairpinned packet goes from one of our own addresses to it.
-        if src == dst && (!matches!(path, Path::Hairpin(_)) || seen.near == seen.remote) {
+        let same_end = seen.near == seen.remote && matches!(seen.kind, Kind::Tcp | Kind::Udp);
+        if src == dst && (same_end || !matches!(path, Path::Hairpin(_))) {
             return Err(NatDrop::Land);
         }
         Ok(seen)
@@ -129,7 +130,8 @@ impl Seen {
         let l4 = usize::from(self.ip.l4);
         // Eight bytes are in every whole packet of these protocols, and in every ICMP error (RFC 792).
         let enough = l4 + 8 <= head.len() && l4 as u32 + 8 <= self.ip.end;
-        let short = if self.ip.fragment == Fragment::First { NatDrop::FragmentTiny } else { NatDrop::Malformed };
+        let short =
+            if self.ip.fragment == Fragment::First { NatDrop::FragmentTiny } else { NatDrop::Malformed };
         let field = |at| read16(head, l4 + at).filter(|_| enough).ok_or(short);
         match (self.ip.version, self.ip.proto) {
             (_, proto::TCP | proto::UDP) => {
@@ -160,7 +162,8 @@ impl Seen {
     /// The TCP segment, with the payload length of the whole packet, superframe or not.
     #[inline]
     pub(crate) fn segment(&self, head: &[u8]) -> Result<Segment, NatDrop> {
-        let short = if self.ip.fragment == Fragment::First { NatDrop::FragmentTiny } else { NatDrop::Malformed };
+        let short =
+            if self.ip.fragment == Fragment::First { NatDrop::FragmentTiny } else { NatDrop::Malformed };
         let l4 = usize::from(self.ip.l4);
         let header = self.ip.transport_len(head).ok_or(short)?;
         let len = self.ip.end.checked_sub((l4 + header) as u32).ok_or(short)?;
@@ -170,8 +173,8 @@ impl Seen {
 
 fn check_addresses(ip: &Headers, src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), NatDrop> {
     // An IPv4 address in an IPv6 header would be taken for the real one (RFC 6890: not forwardable).
-    let posing = ip.version == IpVersion::V6
-        && (src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some());
+    let posing =
+        ip.version == IpVersion::V6 && (src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some());
     if posing || !is_unicast(src) || !is_unicast(dst) { Err(NatDrop::Martian) } else { Ok(()) }
 }
 

@@ -145,9 +145,8 @@ impl Externals {
     ) -> Option<u16> {
         let (from, to) = range;
         let external = &mut self.list[usize::from(at)];
-        let wanted = (from..=to).contains(&wish)
-            && external.may_use(class, wish)
-            && !external.used[class].get(wish);
+        let wanted =
+            (from..=to).contains(&wish) && external.may_use(class, wish) && !external.used[class].get(wish);
         let port = if wanted {
             wish
         } else {
@@ -173,15 +172,16 @@ mod tests {
 
     #[test]
     fn every_port_of_the_range_once_and_no_other() {
-        for (own, count, from, to) in [(0, 1, 1000, 1130), (1, 3, 1024, 2048), (0, 1, 65535, 65535), (0, 1, 1, 1)] {
+        for (own, count, from, to) in
+            [(0, 1, 1000, 1130), (1, 3, 1024, 2048), (0, 1, 65535, 65535), (0, 1, 1, 1)]
+        {
             let mut e = Externals::new((own, count));
             let at = e.acquire(Uplink(0), Ipv6Addr::LOCALHOST);
             e.reserve(&[(Uplink(0), Ipv6Addr::LOCALHOST, 0, 1100, 1101)]);
             let mut got: Vec<u16> = std::iter::from_fn(|| e.take(at, 0, (from, to), 7, 55555)).collect();
             got.sort_unstable();
-            let want: Vec<u16> = (from..=to)
-                .filter(|&p| shard_of(p, count) == own && !(1100..=1101).contains(&p))
-                .collect();
+            let want: Vec<u16> =
+                (from..=to).filter(|&p| shard_of(p, count) == own && !(1100..=1101).contains(&p)).collect();
             assert_eq!(got, want);
             e.give(at, 0, want[0]);
             assert_eq!(e.take(at, 0, (from, to), want[0], 0), Some(want[0]));

@@ -319,7 +319,8 @@ impl Rules {
         if self.slots.iter().flatten().any(|s| s.id == id) {
             return Err(RuleError::Exists(id));
         }
-        let range = |(from, to): (u16, u16)| if from == 0 || from > to { Err(RuleError::BadRange) } else { Ok(()) };
+        let range =
+            |(from, to): (u16, u16)| if from == 0 || from > to { Err(RuleError::BadRange) } else { Ok(()) };
         let addresses: &[IpAddr] = match rule {
             Rule::Masquerade { pool, ports, from, .. } => {
                 range(*ports)?;
@@ -363,9 +364,10 @@ fn conflict(a: &Rule, b: &Rule) -> bool {
             Publish { uplink, proto, external, ports, .. },
             Publish { uplink: u, proto: p, external: e, ports: q, .. },
         ) => (uplink, proto, external) == (u, p, e) && ports.0 <= q.1 && q.0 <= ports.1,
-        (Static { zone, inside, uplink, external }, Static { zone: z, inside: i, uplink: u, external: e }) => {
-            uplink == u && (external == e || (zone, inside) == (z, i))
-        }
+        (
+            Static { zone, inside, uplink, external },
+            Static { zone: z, inside: i, uplink: u, external: e },
+        ) => uplink == u && (external == e || (zone, inside) == (z, i)),
         (Static { uplink, external, .. }, Masquerade { uplink: u, pool, .. })
         | (Masquerade { uplink: u, pool, .. }, Static { uplink, external, .. }) => {
             uplink == u && pool.contains(external)
@@ -374,6 +376,3 @@ fn conflict(a: &Rule, b: &Rule) -> bool {
         _ => false,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -58,8 +58,9 @@ impl Table {
 
     #[inline]
     pub(crate) fn find(&self, side: Side, key: &Key, hash: u64) -> Option<u32> {
-        let found =
-            self.index.find(hash, |v| v & 1 == side as u32 && self.conns[(v >> 1) as usize].key(side) == *key);
+        let found = self
+            .index
+            .find(hash, |v| v & 1 == side as u32 && self.conns[(v >> 1) as usize].key(side) == *key);
         found.map(|v| v >> 1)
     }
 

@@ -337,9 +337,8 @@ impl Tcp {
             self.set(side, &s);
             return self.take(side, seg);
         }
-        let acceptable = seg.has(ACK)
-            && !after(seg.ack, r.end)
-            && !after(r.end.wrapping_sub(MAX_ACK_WINDOW), seg.ack);
+        let acceptable =
+            seg.has(ACK) && !after(seg.ack, r.end) && !after(r.end.wrapping_sub(MAX_ACK_WINDOW), seg.ack);
         if seg.has(RST) {
             // RFC 9293 §3.10.7.3: in SYN-SENT only a reset that acknowledges the SYN is believed.
             return if seg.has(ACK) && seg.ack == r.end {
@@ -398,8 +397,8 @@ impl Tcp {
             return Ok(());
         }
         let ack_window = s.max_win.max(MAX_ACK_WINDOW);
-        let data = !after(seg.seq, s.max_end)
-            && !after(s.end.wrapping_sub(r.max_win).wrapping_sub(1), seg.end());
+        let data =
+            !after(seg.seq, s.max_end) && !after(s.end.wrapping_sub(r.max_win).wrapping_sub(1), seg.end());
         let ack = !seg.has(ACK)
             || !r.is(KNOWN)
             || (!after(seg.ack, r.end) && !after(r.end.wrapping_sub(ack_window), seg.ack));

@@ -143,7 +143,9 @@ impl Hash for Key {
         state.write_u128(u128::from(self.near.addr));
         state.write_u128(u128::from(self.remote.addr));
         let ports = u64::from(self.near.port) << 48 | u64::from(self.remote.port) << 32;
-        state.write_u64(ports | u64::from(self.scope) << 16 | u64::from(self.proto) << 8 | u64::from(self.kind));
+        state.write_u64(
+            ports | u64::from(self.scope) << 16 | u64::from(self.proto) << 8 | u64::from(self.kind),
+        );
     }
 }
 
@@ -223,7 +225,8 @@ mod tests {
 
     #[test]
     fn martians() {
-        for bad in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1"] {
+        for bad in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1"]
+        {
             assert!(!is_unicast(mapped(ip(bad))), "{bad}");
         }
         for good in ["10.0.0.1", "169.254.169.254", "fd00::1", "2001:db8::1"] {

@@ -1,0 +1,181 @@
+//! Capacity, floods and fairness, shards.
+
+mod kit;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use kit::*;
+use trunkline_nat::{Config, Filtering, NatDrop, Path, RuleId, Toward};
+
+fn host(n: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(0x0a4d_0000 + n)), port)
+}
+
+fn remote(n: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(0xc633_6400 + n)), port)
+}
+
+/// Opens a TCP connection and returns its external endpoint.
+fn connect(w: &mut World, a: SocketAddr, r: SocketAddr) -> Result<SocketAddr, NatDrop> {
+    let ext = src(&w.out(&tcp_to(a, r, Seg::new(SYN, 1, 0)))?);
+    w.back(&tcp_to(r, ext, Seg::new(SYN | ACK, 1, 2)))?;
+    w.out(&tcp_to(a, r, Seg::new(ACK, 2, 2)))?;
+    Ok(ext)
+}
+
+fn alive(w: &mut World, a: SocketAddr, r: SocketAddr, ext: SocketAddr) -> bool {
+    src_of(w.out(&tcp_to(a, r, Seg::new(ACK, 2, 2)))) == Some(ext)
+        && w.back(&tcp_to(r, ext, Seg::new(ACK, 2, 2))).is_ok()
+}
+
+fn src_of(got: Outcome) -> Option<SocketAddr> {
+    got.ok().map(|p| src(&p))
+}
+
+fn world(capacity: usize, config: impl Fn(Config) -> Config) -> World {
+    let rule = masquerade(&["192.0.2.10"], (1024, 65535), Filtering::default());
+    World::new(config(Config::for_capacity(capacity)), &[rule])
+}
+
+#[test]
+fn a_flood_from_one_source_neither_breaks_nor_hinders_another() {
+    let mut w = world(2000, |c| Config { source_limit: 5000, source_ports: 5000, ..c });
+    let old: Vec<_> = (0..50).map(|i| (host(9, 3000 + i), remote(1, 80))).collect();
+    let ext: Vec<_> = old.iter().map(|&(a, r)| connect(&mut w, a, r).unwrap()).collect();
+    // An entry of somebody else that is only being opened.
+    let waiting = src(&w.out(&tcp_to(host(8, 5), remote(2, 80), Seg::new(SYN, 1, 0))).unwrap());
+    for i in 0..50_000u32 {
+        w.out(&tcp_to(host(7, (i % 60_000) as u16 + 1), remote(i % 1000, 80), Seg::new(SYN, 1, 0))).unwrap();
+        if i % 5000 == 4999 {
+            connect(&mut w, host(9, 10_000 + (i / 5000) as u16), remote(3, 80)).unwrap();
+        }
+    }
+    assert_eq!(w.nat.stats().connections, 2000);
+    for (&(a, r), &ext) in old.iter().zip(&ext) {
+        assert!(alive(&mut w, a, r, ext));
+    }
+    assert!(w.back(&tcp_to(remote(2, 80), waiting, Seg::new(SYN | ACK, 1, 2))).is_ok());
+}
+
+#[test]
+fn a_flood_from_outside_costs_only_its_target() {
+    let rules = [
+        masquerade(&["192.0.2.10"], (1024, 65535), Filtering::default()),
+        publish(6, "192.0.2.10:80", "10.77.0.2:80"),
+    ];
+    let config = Config { source_limit: 5000, ..Config::for_capacity(1000) };
+    let mut w = World::new(config, &rules);
+    let (a, r) = (host(9, 3000), remote(1, 80));
+    let ext = connect(&mut w, a, r).unwrap();
+    for i in 0..20_000u32 {
+        let from = SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(0x0100_0000 + i * 77)), 999);
+        w.back(&tcp_to(from, addr("192.0.2.10:80"), Seg::new(SYN, i, 0))).unwrap();
+    }
+    assert!(alive(&mut w, a, r, ext));
+    assert!(connect(&mut w, host(9, 3001), r).is_ok());
+}
+
+#[test]
+fn open_connections_never_give_way() {
+    let mut w = world(100, |c| Config { source_limit: 1000, source_ports: 1000, ..c });
+    for i in 0..100 {
+        connect(&mut w, host(i % 5 + 1, 2000 + i as u16), remote(1, 80)).unwrap();
+    }
+    let syn = tcp_to(host(77, 1), remote(1, 80), Seg::new(SYN, 1, 0));
+    assert_eq!(w.out(&syn), Err(NatDrop::TableFull));
+    w.out(&tcp_to(host(1, 2000), remote(1, 80), Seg::new(RST, 2, 0))).unwrap();
+    assert!(w.out(&syn).is_ok(), "a reset one does");
+    let mut w = world(100, |c| Config { source_limit: 3, ..c });
+    for i in 0..3 {
+        connect(&mut w, host(1, 2000 + i), remote(1, 80)).unwrap();
+    }
+    assert_eq!(w.out(&tcp_to(host(1, 9), remote(1, 80), Seg::new(SYN, 1, 0))), Err(NatDrop::SourceLimit));
+}
+
+#[test]
+fn tcp_timers_follow_the_state() {
+    let mut w = world(100, |c| c);
+    let (a, r) = (host(9, 3000), remote(1, 80));
+    let ext = connect(&mut w, a, r).unwrap();
+    w.pass(7_439_000);
+    assert!(alive(&mut w, a, r, ext), "RFC 5382 REQ-5");
+    w.out(&tcp_to(a, r, Seg::new(RST, 2, 0))).unwrap();
+    w.pass(239_000);
+    assert_eq!(w.nat.connections(w.now).count(), 1);
+    w.pass(2_000);
+    assert_eq!(w.nat.connections(w.now).count(), 0);
+    w.nat.tick(w.now + 2000, 1 << 14, &mut Sunk::default());
+    assert_eq!(w.nat.stats().connections, 0, "and the wheel finds it in its new, earlier slot");
+    assert_eq!(w.back(&tcp_to(r, ext, Seg::new(ACK, 2, 2))), Err(NatDrop::Unsolicited));
+}
+
+#[test]
+fn a_million_flows_come_and_go() {
+    let mut w = world(20_000, |c| Config { source_limit: 1 << 30, source_ports: 1 << 30, ..c });
+    for i in 0..1_000_000u32 {
+        let frame = udp_to(host(i % 3000 + 1, (i / 3000) as u16 + 1), remote(i % 7, 53), b"");
+        let packet = w.packet(&frame);
+        let mut sunk = Sunk::default();
+        w.nat.process(w.now, OUT, packet, &mut sunk);
+        assert_eq!(sunk.sent.len(), 1, "{i}: {:?}", sunk.dropped);
+        w.pass(u64::from(i % 20 == 0));
+    }
+    w.pass(400_000);
+    w.nat.tick(w.now, 1 << 20, &mut Sunk::default());
+    let stats = w.nat.stats();
+    assert_eq!((stats.connections, stats.mappings), (0, 0));
+}
+
+#[test]
+fn the_owner_of_a_reply_is_the_worker_that_sent_the_packet() {
+    let rules = [
+        masquerade(&["192.0.2.10"], (1024, 65535), Filtering::EndpointIndependent),
+        publish(17, "192.0.2.10:8080", "10.77.0.2:53"),
+    ];
+    let count = 3;
+    let mut workers: Vec<World> = (0..count)
+        .map(|i| World::new(Config { shard: (i, count), ..Config::for_capacity(4096) }, &rules))
+        .collect();
+    // Gives a packet to its owner, and again while it is a hairpin.
+    let mut route = |path: Path, frame: &[u8]| -> (Vec<u8>, Toward) {
+        let (mut path, mut frame) = (path, frame.to_vec());
+        loop {
+            let packet = workers[0].packet(&frame);
+            let owner = workers[0].nat.owner(path, &packet).unwrap();
+            let mut sunk = workers[usize::from(owner)].all(path, &frame);
+            let (packet, toward) = sunk.sent.pop().expect("forwarded");
+            frame = packet.to_vec();
+            verify(&frame);
+            match toward {
+                Toward::Hairpin(uplink, _) => path = Path::Hairpin(uplink),
+                toward => return (frame, toward),
+            }
+        }
+    };
+    let mut seen = std::collections::HashSet::new();
+    for n in 1..200u32 {
+        // One inside port for many hosts: all but the first need another external port of the same slice.
+        let a = host(n, 5000 + (n % 3) as u16);
+        let ext = src(&route(OUT, &udp_to(a, remote(1, 53), b"")).0);
+        assert!(seen.insert(ext));
+        assert_eq!(dst(&route(IN, &udp_to(remote(1, 53), ext, b"")).0), a);
+        // Hairpin to a published port and back.
+        let there = route(OUT, &udp_to(a, addr("192.0.2.10:8080"), b"")).0;
+        assert_eq!(ends(&there), (ext, addr("10.77.0.2:53")));
+        let back = route(OUT, &udp_to(addr("10.77.0.2:53"), ext, b"")).0;
+        assert_eq!(ends(&back), (addr("192.0.2.10:8080"), a));
+    }
+}
+
+#[test]
+fn rules_can_come_and_go_for_ever() {
+    let mut w = world(100, |c| c);
+    for i in 0..2000u32 {
+        let rule = masquerade(&["198.51.100.200"], (1024, 65535), Filtering::default());
+        assert!(w.nat.remove_rule(RuleId(0)));
+        w.nat.add_rule(RuleId(0), rule).unwrap();
+        let got = src(&w.out(&udp_to(host(1, 7), remote(i % 5, 53), b"")).unwrap());
+        assert_eq!(got.ip(), ip("198.51.100.200"));
+    }
+    assert_eq!(w.nat.stats().connections, 5);
+}
