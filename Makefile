@@ -61,7 +61,7 @@ test-doc:
 
 # Cargo builds here, outside; only the test programs run in a sandbox, each in its own.
 test-e2e: build
-	$(CARGO) test --locked -p trunkline-tests \
+	$(CARGO) test --locked -p trunkline-tests --test '*' \
 		--config "target.'cfg(target_os=\"linux\")'.runner='$(CURDIR)/scripts/sandbox'" \
 		-- --test-threads=$(E2E_THREADS) $(E2E)
 
