@@ -112,9 +112,9 @@ impl Daemon {
         }
     }
 
-    /// Whether it runs.
-    pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|c| c.try_wait().expect("wait").is_none())
+    /// Whether it has ended without the test's ending it or waiting for that.
+    pub fn has_died(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|c| c.try_wait().expect("wait").is_some())
     }
 
     /// Its process id.
