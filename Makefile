@@ -54,14 +54,14 @@ test-clippy:
 
 # Unit tests, property tests with their reference models, and the fuzz targets over their corpora.
 test-unit:
-	$(CARGO) test --locked --quiet $(UNIT)
+	$(CARGO) test --locked --quiet --no-fail-fast $(UNIT)
 
 test-doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 # Cargo builds here, outside; only the test programs run in a sandbox, each in its own.
 test-e2e: build
-	$(CARGO) test --locked -p trunkline-tests --test '*' \
+	$(CARGO) test --locked -p trunkline-tests --test '*' --no-fail-fast \
 		--config "target.'cfg(target_os=\"linux\")'.runner='$(CURDIR)/scripts/sandbox'" \
 		-- --test-threads=$(E2E_THREADS) $(E2E)
 
