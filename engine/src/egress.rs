@@ -41,6 +41,14 @@ impl EgressQueues {
         }
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.queues.iter_mut().for_each(Batch::clear);
+        self.dirty.clear();
+        self.ready.clear();
+        self.segments.clear();
+    }
+
     #[inline]
     pub(crate) fn push(&mut self, port: PortId, packet: Packet) {
         let queue = &mut self.queues[port.index()];
@@ -85,12 +93,12 @@ struct Egress<'a> {
 
 impl Egress<'_> {
     fn send_all(&mut self, batch: &mut Batch) {
-        let Some(queue) = self.view.tx.get(self.worker % self.view.tx.len().max(1)) else {
+        let Some(queue) = self.view.tx.get(self.worker) else {
             self.shard.drop(DropReason::EgressDown, batch.len() as u64);
             return self.pool.put_all(batch);
         };
         let queue = &**queue;
-        if batch.len() > 1 && self.view.caps.uso {
+        if batch.len() > 1 && self.view.caps.uso && self.view.caps.tso {
             let absorbed = trunkline_packet::coalesce::coalesce(batch, self.pool);
             if absorbed > 0 {
                 self.shard.absorbed.add(absorbed as u64);

@@ -63,7 +63,7 @@ pub enum EngineEvent {
 pub struct PortIo {
     /// One per queue; spread over the workers.
     pub rx: Vec<Box<dyn RxQueue>>,
-    /// One per queue; worker `n` uses `n % len`.
+    /// One per queue, in the same order.
     pub tx: Vec<Arc<dyn TxQueue>>,
 }
 
@@ -235,11 +235,16 @@ impl Engine {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a port needs a queue to send on"));
         };
         p.view.caps = if software_offload { TxCaps::NONE } else { first.caps() };
-        p.view.tx = io.tx;
-        for queue in io.rx {
+        for _ in &io.rx {
             let worker = least_loaded(&state.load);
             state.load[worker] += 1;
             p.owners.push(worker);
+        }
+        p.owners.sort_unstable();
+        p.view.tx = (0..self.workers.len())
+            .map(|w| Arc::clone(&io.tx[send_queue(&p.owners, w, io.tx.len())]))
+            .collect();
+        for (queue, &worker) in io.rx.into_iter().zip(&p.owners) {
             self.command(worker, Command::Add { port, queue });
         }
         self.publish(state);
@@ -385,6 +390,16 @@ fn free_slot<T>(slots: &mut Vec<Option<T>>) -> usize {
 
 fn least_loaded(load: &[usize]) -> usize {
     (0..load.len()).min_by_key(|&w| load[w]).unwrap_or(0)
+}
+
+/// On which of a port's queues a worker sends: one it receives from, if there is one.
+///
+/// A TAP brings a flow by the queue on which its other direction was last written, so the queues and the
+/// workers of both directions follow from each other. Both maps, queue to worker (`owners` is in order) and
+/// worker to queue, never fall, and the steps of a map that never falls settle: had they a cycle, the flow
+/// would change queues, and its order, for ever.
+fn send_queue(owners: &[usize], worker: usize, queues: usize) -> usize {
+    owners.partition_point(|&owner| owner <= worker).saturating_sub(1).min(queues.saturating_sub(1))
 }
 
 /// The CPUs this process may run on, at least one.

@@ -38,7 +38,7 @@ impl Snapshot {
 pub(crate) struct PortView {
     /// Slot in [`Snapshot::bridges`].
     pub(crate) bridge: usize,
-    /// One per queue; empty while the port is down.
+    /// The queue each worker sends on; empty while the port is down.
     pub(crate) tx: Vec<Arc<dyn TxQueue>>,
     /// What the egress takes without help.
     pub(crate) caps: TxCaps,
