@@ -3,8 +3,10 @@
 //! Nothing is handed to another thread: sending on a port is open to every worker (the kernel serialises),
 //! so a frame is received, decided on and sent by the one that owns its ingress queue.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -82,6 +84,8 @@ pub(crate) struct Worker {
     queues: Vec<Option<Queue>>,
     /// Slots of queues that may have frames.
     ready: Vec<usize>,
+    /// The slot being served.
+    serving: Option<usize>,
     pool: Pool,
     batch: Batch,
     trash: Batch,
@@ -120,6 +124,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
         spin: setup.spin,
         queues: Vec::new(),
         ready: Vec::new(),
+        serving: None,
         pool: Pool::new(KEEP_HEADS, KEEP_TAILS),
         batch: Batch::with_capacity(BATCH),
         trash: Batch::with_capacity(BATCH),
@@ -144,9 +149,49 @@ fn pin(cpu: usize) {
 }
 
 impl Worker {
+    /// Works until told to stop, panics notwithstanding: whatever frame meets a bug must not end the
+    /// switching of all others.
     fn run(&mut self) {
+        // Unwind safe, since `recover` puts everything right that a batch may leave half done.
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+            self.recover(&*panic);
+        }
+    }
+
+    /// Gives up what was in hand, which nothing counts, and the queue it came from, which the control plane
+    /// hears of: were it kept, its next frames might do the same again and again.
+    #[cold]
+    fn recover(&mut self, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        tracing::error!(worker = self.index, "a bug in the data path: {text}");
+        self.batch.clear();
+        self.trash.clear();
+        self.egress.clear();
+        if let Some(slot) = self.serving.take()
+            && let Some(port) = self.queues[slot].as_ref().map(|q| q.port)
+        {
+            self.remove_queue(slot);
+            let error = io::Error::other(format!("a bug in the data path: {text}"));
+            self.report(EngineEvent::PortFailed { port, error, fatal: true });
+        }
+        // The list may be half edited, and events not looked at are lost.
+        self.ready.clear();
+        for slot in 0..self.queues.len() {
+            if let Some(queue) = &mut self.queues[slot] {
+                queue.ready = false;
+            }
+            self.mark_ready(slot);
+        }
+    }
+
+    fn work(&mut self) {
         let mut events = Events::with_capacity(256);
         let mut idle_since = None;
+        // After a panic, the event that announced commands may be lost.
+        if !self.take_commands() {
+            return;
+        }
         loop {
             let timeout = self.poll_timeout(&mut idle_since);
             match self.poll.poll(&mut events, Some(timeout)) {
@@ -159,6 +204,9 @@ impl Worker {
                 }
             }
             let mut woken = false;
+            if !events.is_empty() {
+                idle_since = None;
+            }
             for event in &events {
                 if event.token() == WAKE {
                     woken = true;
@@ -283,6 +331,7 @@ impl Worker {
     fn serve(&mut self, slot: usize) -> bool {
         let Some(queue) = &mut self.queues[slot] else { return false };
         let port = queue.port;
+        self.serving = Some(slot);
         let mut stats = RecvStats::default();
         let budget = (MAX_IN_FLIGHT / self.snapshot.load().fanout(port).max(1)).clamp(1, BATCH);
         let end = queue.rx.recv(&mut self.pool, &mut self.batch, budget, &mut stats);
@@ -292,6 +341,7 @@ impl Worker {
             self.report(EngineEvent::PortRecovered { port });
         }
         self.forward(port, &stats);
+        self.serving = None;
         match end {
             RecvEnd::More => true,
             RecvEnd::Drained => false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use memory::{Wire, assert_conserved, drops, frame};
+use memory::{Wire, assert_conserved, drops, frame, queues};
 use trunkline_engine::{BridgeId, Engine, EngineConfig, EngineEvent};
 use trunkline_packet::{DropReason, PortId, VlanId};
 use trunkline_ports::TxCaps;
@@ -155,4 +155,75 @@ fn ports_come_and_go_under_load() {
     e.remove_port(b);
     e.remove_bridge(br);
     assert!(e.fdb(br).is_none() && e.fdb(other).is_some());
+}
+
+#[test]
+fn a_bug_costs_the_port_whose_frames_met_it_and_nobody_else() {
+    let e = engine(1);
+    let br = e.add_bridge(BridgeConfig::default());
+    let (a, wa) = add(&e, br, plain());
+    let (_, wb) = add(&e, br, plain());
+    let (_, wc) = add(&e, br, plain());
+    wb.inject(frame(255, 2));
+    assert!(wa.take().is_some() && wc.take().is_some());
+    wb.buggy.store(true, Ordering::Relaxed);
+    wa.inject(frame(2, 1));
+    match e.events().recv_timeout(Duration::from_secs(1)).unwrap() {
+        EngineEvent::PortFailed { port, fatal, error } => {
+            assert_eq!((port, fatal), (a, true));
+            assert!(error.to_string().contains("a test's bug"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    wb.buggy.store(false, Ordering::Relaxed);
+    // The one worker goes on: with other ports, with the control plane, with frames that arrived meanwhile.
+    wc.inject(frame(2, 3));
+    assert_eq!(wb.take(), Some(frame(2, 3)), "and what was in hand is not sent late");
+    wa.inject(frame(2, 1));
+    e.attach_port(a, wa.io(), false).unwrap();
+    assert_eq!(wb.take(), Some(frame(2, 1)));
+    assert!(e.events().is_empty());
+}
+
+/// As the kernel does with a TAP's queues, each answer arrives on the queue the last frame was sent on.
+#[test]
+fn a_flow_between_ports_with_several_queues_settles_on_its_queues() {
+    for (workers, between) in (2..5).flat_map(|w| (0..w).map(move |b| (w, b))) {
+        let e = engine(workers);
+        let br = e.add_bridge(BridgeConfig::default());
+        let several = |n| {
+            let wires: Vec<_> = (0..n).map(|_| Wire::new(TxCaps::ALL)).collect();
+            let port = e.add_port(br, plain(), 1500).unwrap();
+            e.attach_port(port, queues(&wires), false).unwrap();
+            wires
+        };
+        let a = several(2);
+        // These shift which worker is the least loaded.
+        for _ in 0..between {
+            add(&e, br, PortConfig { flood: false, ..plain() });
+        }
+        let b = several(3);
+        let mut queue = 0;
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            b[queue].inject(frame(1, 2));
+            queue = arrival(&a);
+            seen.push(queue);
+            a[queue].inject(frame(2, 1));
+            queue = arrival(&b);
+            seen.push(queue);
+        }
+        assert_eq!(seen[8..10], seen[10..], "{workers} workers, {between} ports between: {seen:?}");
+    }
+}
+
+/// The queue by which the next frame leaves.
+fn arrival(wires: &[Arc<Wire>]) -> usize {
+    for _ in 0..5000 {
+        if let Some(queue) = wires.iter().position(|w| w.tx.pop().is_some()) {
+            return queue;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    panic!("nothing arrived");
 }

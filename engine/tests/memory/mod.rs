@@ -19,6 +19,8 @@ pub(crate) struct Wire {
     pub(crate) tx: SegQueue<Vec<u8>>,
     ready: OwnedFd,
     pub(crate) broken: AtomicBool,
+    /// Sending here is a bug.
+    pub(crate) buggy: AtomicBool,
     caps: TxCaps,
 }
 
@@ -30,6 +32,7 @@ impl Wire {
             tx: SegQueue::new(),
             ready,
             broken: AtomicBool::new(false),
+            buggy: AtomicBool::new(false),
             caps,
         })
     }
@@ -59,6 +62,12 @@ impl Wire {
     pub(crate) fn io(self: &Arc<Wire>) -> PortIo {
         PortIo { rx: vec![Box::new(WireRx(Arc::clone(self)))], tx: vec![Arc::new(WireTx(Arc::clone(self)))] }
     }
+}
+
+/// A port with a queue for each of these wires.
+pub(crate) fn queues(wires: &[Arc<Wire>]) -> PortIo {
+    let (rx, tx) = wires.iter().map(Wire::io).map(|mut io| (io.rx.remove(0), io.tx.remove(0))).unzip();
+    PortIo { rx, tx }
 }
 
 struct WireRx(Arc<Wire>);
@@ -91,6 +100,7 @@ impl TxQueue for WireTx {
     }
 
     fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
+        assert!(!self.0.buggy.load(Ordering::Relaxed), "a test's bug");
         for packet in batch.drain(..) {
             stats.packets += 1;
             stats.bytes += packet.len() as u64;
