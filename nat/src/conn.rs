@@ -215,6 +215,7 @@ mod tests {
     #[test]
     fn an_entry_is_two_cache_lines() {
         assert_eq!(size_of::<Conn>(), 128);
-        assert!(size_of::<Mapping>() <= 72, "{}", size_of::<Mapping>());
+        // With indices and free lists, a million of both fit into 256 MiB.
+        assert!(size_of::<Mapping>() <= 64);
     }
 }

@@ -227,7 +227,7 @@ impl Entry {
 
     /// Adds a piece to what has come. False when the packet cannot be believed.
     fn note(&mut self, p: Piece) -> bool {
-        let sound = p.from < p.to && p.to <= MAX && (!p.more || p.to % 8 == 0);
+        let sound = p.from < p.to && p.to <= MAX && (!p.more || p.to.is_multiple_of(8));
         if !sound || self.total.is_some_and(|total| p.to > total || !p.more) {
             return false;
         }

@@ -37,8 +37,8 @@ impl Index {
     #[inline]
     fn place(&self, hash: u64) -> (usize, usize, u16) {
         let n = self.buckets.len() as u64;
-        let first = ((hash >> 32) * n >> 32) as usize;
-        let second = ((hash & 0xffff_ffff) * n >> 32) as usize;
+        let first = (((hash >> 32) * n) >> 32) as usize;
+        let second = (((hash & 0xffff_ffff) * n) >> 32) as usize;
         (first, second, (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16)
     }
 

@@ -24,7 +24,7 @@
 //! # Limits and attack model
 //!
 //! All tables have a fixed size and a seeded hash. Cost per packet does not depend on how full they are:
-//! expiry is a timing wheel ([`wheel`](self)), and what gives way is found without a search. An entry is
+//! expiry is a timing wheel (`wheel.rs`), and what gives way is found without a search. An entry is
 //! *transitory* until it has proven itself (TCP: open; else: a third packet after an answer), and only
 //! transitory entries give way. See `source.rs` for fairness between sources, `fragment.rs` for fragments.
 //!

@@ -78,6 +78,11 @@ impl Externals {
         &self.list[usize::from(at)]
     }
 
+    /// Whether so many more addresses can be numbered.
+    pub(crate) fn has_room(&self, more: usize) -> bool {
+        self.list.len() + more <= usize::from(u16::MAX)
+    }
+
     pub(crate) fn find(&self, uplink: Uplink, addr: Ipv6Addr) -> Option<u16> {
         let is = |e: &External| e.uplink == uplink && e.addr == addr && (e.rules > 0 || e.in_use > 0);
         self.list.iter().position(is).map(|i| i as u16)

@@ -78,7 +78,7 @@ pub enum RuleError {
     BadAddress,
     /// The same ports or address as this rule.
     Conflict(RuleId),
-    /// More rules than there may be.
+    /// More rules, or addresses in a pool, than there may be.
     TooMany,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for RuleError {
             RuleError::Family => f.write_str("IPv4 and IPv6 addresses in one rule"),
             RuleError::BadAddress => f.write_str("an address that packets cannot have"),
             RuleError::Conflict(id) => write!(f, "the same external ports or address as rule {}", id.0),
-            RuleError::TooMany => f.write_str("too many rules"),
+            RuleError::TooMany => f.write_str("too many rules, or more than 1024 addresses in a pool"),
         }
     }
 }
@@ -128,8 +128,14 @@ pub(crate) struct Slot {
     pub(crate) pool: Vec<u16>,
 }
 
+/// Most addresses in a pool. Each takes 48 KiB.
+const MAX_POOL: usize = 1024;
+
 /// No rule. Entries have 14 bits for the slot.
 pub(crate) const NO_RULE: u16 = (1 << 14) - 1;
+
+type InsideAddr = (Zone, Uplink, Ipv6Addr);
+type OutsideAddr = (Uplink, Ipv6Addr);
 
 pub(crate) struct Rules {
     slots: Vec<Option<Slot>>,
@@ -137,10 +143,10 @@ pub(crate) struct Rules {
     masquerades: Vec<u16>,
     publishes: Vec<Published>,
     /// By inside address, and by external address.
-    statics_in: Vec<((Zone, Uplink, Ipv6Addr), (u16, Ipv6Addr))>,
-    statics_out: Vec<((Uplink, Ipv6Addr), (u16, Zone, Ipv6Addr))>,
+    statics_in: Vec<(InsideAddr, (u16, Ipv6Addr))>,
+    statics_out: Vec<(OutsideAddr, (u16, Zone, Ipv6Addr))>,
     /// Every external address.
-    addresses: Vec<(Uplink, Ipv6Addr)>,
+    addresses: Vec<OutsideAddr>,
     pub(crate) externals: Externals,
 }
 
@@ -194,7 +200,8 @@ impl Rules {
     pub(crate) fn add(&mut self, id: RuleId, rule: Rule) -> Result<(), RuleError> {
         self.check(id, &rule)?;
         let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
-        if free >= usize::from(NO_RULE) {
+        let addresses = if let Rule::Masquerade { pool, .. } = &rule { pool.len() } else { 0 };
+        if free >= usize::from(NO_RULE) || !self.externals.has_room(addresses) {
             return Err(RuleError::TooMany);
         }
         let pool = match &rule {
@@ -325,6 +332,9 @@ impl Rules {
             Rule::Masquerade { pool, ports, from, .. } => {
                 range(*ports)?;
                 let first = pool.first().ok_or(RuleError::EmptyPool)?;
+                if pool.len() > MAX_POOL {
+                    return Err(RuleError::TooMany);
+                }
                 if from.is_v4() != first.is_ipv4() {
                     return Err(RuleError::Family);
                 }

@@ -14,7 +14,7 @@
 /// The worker, of `count`, that owns a port.
 #[inline]
 pub fn shard_of(port: u16, count: u16) -> u16 {
-    (u32::from(port.wrapping_mul(40_503)) * u32::from(count) >> 16) as u16
+    ((u32::from(port.wrapping_mul(40_503)) * u32::from(count)) >> 16) as u16
 }
 
 #[cfg(test)]

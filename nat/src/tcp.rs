@@ -387,7 +387,8 @@ impl Tcp {
             self.misc |= WAS_RESET;
             return Ok(());
         }
-        let inside = !(r.is(ACKED) && after(r.max_ack, seg.seq)) && !after(seg.seq, s.max_end);
+        let old = r.is(ACKED) && after(r.max_ack, seg.seq);
+        let inside = !old && !after(seg.seq, s.max_end);
         if inside || self.misc & LIBERAL != 0 { Ok(()) } else { Err(NatDrop::TcpReset) }
     }
 

@@ -179,3 +179,32 @@ fn rules_can_come_and_go_for_ever() {
     }
     assert_eq!(w.nat.stats().connections, 5);
 }
+
+#[test]
+fn nobody_outside_may_send_as_one_of_our_own_addresses() {
+    let rules = [
+        masquerade(&["192.0.2.10"], (1024, 65535), Filtering::EndpointIndependent),
+        publish(17, "192.0.2.11:53", "10.77.0.2:53"),
+    ];
+    let mut w = World::new(Config::for_capacity(100), &rules);
+    let spoofed = udp("192.0.2.11:53", "192.0.2.10:5000", b"");
+    w.out(&udp("10.77.0.9:5000", "198.51.100.1:53", b"")).unwrap();
+    assert_eq!(w.back(&spoofed), Err(NatDrop::Martian));
+    w.out(&udp("10.77.0.9:5000", "192.0.2.11:53", b"")).unwrap();
+    assert_eq!(w.back(&spoofed), Err(NatDrop::Martian), "nor in a hairpinned connection");
+    assert!(w.out(&udp("10.77.0.2:53", "192.0.2.10:5000", b"")).is_ok());
+}
+
+#[test]
+fn flush_and_list() {
+    let mut w = world(100, |c| c);
+    for i in 1..=10 {
+        w.out(&udp_to(host(i, 7), remote(1, 53), b"")).unwrap();
+    }
+    let first = w.nat.connections(w.now).find(|c| c.local.0.ip() == host(3, 7).ip()).unwrap();
+    assert_eq!((first.proto, first.from_outside, first.remote.ip()), (17, false, remote(1, 53).ip()));
+    assert!((299_000..=300_500).contains(&first.expires_in));
+    assert_eq!(w.nat.flush(w.now, |c| c.local.0.ip() == host(3, 7).ip()), 1);
+    assert_eq!(w.nat.flush(w.now, |_| true), 9);
+    assert_eq!((w.nat.stats().connections, w.nat.stats().mappings), (0, 0));
+}
