@@ -26,8 +26,8 @@ use tokio::net::UnixListener;
 use crate::controller::Controller;
 use crate::{Error, ErrorKind, Result};
 
-/// Most bytes of a request's body.
-pub const MAX_BODY: usize = 1 << 20;
+/// Most bytes of a request's body: a file of as many ports as a daemon takes fits, with room.
+pub const MAX_BODY: usize = 8 << 20;
 
 /// How long a body may take to arrive, and how long requests may take to end once the daemon stops.
 const PATIENCE: Duration = Duration::from_secs(10);

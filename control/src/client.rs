@@ -20,10 +20,8 @@ use crate::model::{
     BridgeSpec, BridgeStatus, DaemonStatus, Desired, DropRow, Event, FdbRow, PortSpec, PortStats, PortStatus,
     StaticFdb,
 };
-use crate::{Error, ErrorKind, Result, files};
-
-/// Name of the socket in the run directory.
-pub const SOCKET: &str = "trunkline.sock";
+use crate::rundir::api_socket;
+use crate::{Error, ErrorKind, Result, files, keeper};
 
 /// How long an answer may take. An edit of thousands of ports takes seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,13 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Talks to the daemon of one run directory.
 #[derive(Clone, Debug)]
 pub struct Client {
+    run_dir: PathBuf,
     socket: PathBuf,
 }
 
 impl Client {
     /// For the daemon of `run_dir`; nothing is sent yet.
     pub fn new(run_dir: &Path) -> Client {
-        Client { socket: run_dir.join(SOCKET) }
+        Client { run_dir: run_dir.to_owned(), socket: api_socket(run_dir) }
     }
 
     /// `GET /v1/status`
@@ -214,12 +213,19 @@ impl Client {
         self.get("/v1/export").await
     }
 
-    /// `POST /v1/stop`, and waits for the end of the daemon's process: another one can be started then.
+    /// `POST /v1/stop`, and waits for the end of the daemon's process: another one can be started then. With
+    /// `release` and no daemon, what the keeper still holds for the next one is let go of.
     ///
     /// # Errors
     /// See [`Client::status`].
     pub async fn stop(&self, release: bool) -> Result<()> {
-        let process = self.process().await?;
+        let stream = match UnixStream::connect(&self.socket).await {
+            Ok(stream) => stream,
+            Err(e) if release && nobody_listens(&e) => return self.release_kept(&e).await,
+            Err(e) => return Err(self.unreachable(&e)),
+        };
+        let process = process(&stream);
+        drop(stream);
         let () = self.send(Method::POST, "/v1/stop", &json!({ "release": release })).await?;
         let Some(process) = process else { return Ok(()) };
         let ended = tokio::task::spawn_blocking(move || has_ended(&process)).await;
@@ -230,12 +236,15 @@ impl Client {
         }
     }
 
-    /// A descriptor of the daemon's process; `None` when it cannot be seen from here, or is this process.
-    async fn process(&self) -> Result<Option<OwnedFd>> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
-        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
-        let pid = pid.filter(|&pid| pid.cast_unsigned() != std::process::id()).and_then(Pid::from_raw);
-        Ok(pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()))
+    /// Has the keeper of a daemon that is gone end; `error` says why there is no daemon.
+    async fn release_kept(&self, error: &io::Error) -> Result<()> {
+        let run_dir = self.run_dir.clone();
+        match tokio::task::spawn_blocking(move || keeper::release(&run_dir)).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(self.unreachable(error)),
+            Ok(Err(e)) => Err(e),
+            Err(e) => Err(Error::new(ErrorKind::Internal, e.to_string())),
+        }
     }
 
     /// `GET /v1/watch`
@@ -313,10 +322,8 @@ impl Client {
     fn unreachable(&self, error: &io::Error) -> Error {
         let socket = self.socket.display();
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Error::failed(format!("no trunkline daemon answers at {socket}"))
-                    .hint("start one with 'trunkline daemon'")
-            }
+            _ if nobody_listens(error) => Error::failed(format!("no trunkline daemon answers at {socket}"))
+                .hint("start one with 'trunkline daemon'"),
             io::ErrorKind::PermissionDenied => {
                 Error::new(ErrorKind::Permission, format!("no permission to use {socket}"))
                     .hint("run it as root, for example with sudo")
@@ -329,6 +336,17 @@ impl Client {
         Error::failed(format!("the daemon at {} gave no proper answer: {what}", self.socket.display()))
             .hint("look at its log; is it of another version?")
     }
+}
+
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// A descriptor of the process at the other end; `None` when it cannot be seen from here, or is this one.
+fn process(stream: &UnixStream) -> Option<OwnedFd> {
+    let pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
+    let pid = pid.filter(|&pid| pid.cast_unsigned() != std::process::id()).and_then(Pid::from_raw);
+    pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
 }
 
 /// Waits for the end of a process: its descriptor becomes readable then (pidfd_open(2)).

@@ -20,7 +20,7 @@ use crate::controller::{Controller, Running};
 use crate::files;
 use crate::keeper::{self, Launch};
 use crate::reconcile::{KernelWorld, Notice};
-use crate::rundir::{Lock, listen_privately};
+use crate::rundir::{DAEMON_LOCK, Lock, api_socket, listen_privately};
 use crate::store::Store;
 use crate::{Error, ErrorKind, Result, api};
 
@@ -39,11 +39,6 @@ pub struct DaemonConfig {
     pub pin: bool,
     /// Microseconds to poll before sleeping; 0: sleep at once.
     pub spin_us: u32,
-}
-
-/// The API's socket in a run directory.
-pub fn socket_path(run_dir: &Path) -> PathBuf {
-    run_dir.join("trunkline.sock")
 }
 
 /// Runs a daemon until SIGTERM, SIGINT or `POST /v1/stop`. Interfaces stay with the keeper unless that
@@ -79,7 +74,7 @@ impl Daemon {
         let state_dir = directory(&config.state_dir, 0o700, "--state-dir")?;
         // Two files, as the two may be one directory.
         let locks = [
-            lock(&run_dir, "daemon.lock", "run directory", "--run-dir")?,
+            lock(&run_dir, DAEMON_LOCK, "run directory", "--run-dir")?,
             lock(&state_dir, "state.lock", "state directory", "--state-dir")?,
         ];
         let (store, desired) = Store::open(&state_dir)?;
@@ -109,7 +104,7 @@ impl Daemon {
             }
         })?;
 
-        let socket = socket_path(&run_dir);
+        let socket = api_socket(&run_dir);
         let listener = listen_privately(&socket, SocketType::STREAM)
             .map_err(|e| failed(&format!("cannot listen on {}", socket.display()), &e))?;
         Ok(Daemon { _locks: locks, socket, listener: listener.into(), controller, actor })

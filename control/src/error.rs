@@ -74,6 +74,11 @@ impl Error {
     }
 }
 
+/// What every command says of a bridge that is not there.
+pub(crate) fn no_bridge(name: &str) -> Error {
+    Error::not_found(format!("there is no bridge {name}")).hint("see: trunkline bridge list")
+}
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)?;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use client::{Keeper, Kept, Launch};
 
+use crate::rundir::{DAEMON_LOCK, Lock};
 use crate::{Error, Result};
 
 /// Version of the protocol. A daemon and a keeper of different ones do not talk.
@@ -43,6 +44,28 @@ pub(crate) fn serve(run_dir: &Path) -> Result<()> {
     server::Server::bind(run_dir)?.serve().map_err(|e| failed(run_dir, &e))
 }
 
+/// Has the keeper of a run directory without a daemon let go of everything and end, whatever its version;
+/// false when there is none.
+///
+/// # Errors
+/// When a daemon is there after all, or the keeper does not answer.
+pub(crate) fn release(run_dir: &Path) -> Result<bool> {
+    if !run_dir.is_dir() {
+        return Ok(false);
+    }
+    // A daemon that starts now would take over what is about to go.
+    let lock = Lock::take(&run_dir.join(DAEMON_LOCK)).map_err(|e| failed(run_dir, &e))?;
+    let _lock = lock.map_err(|pid| {
+        Error::conflict(format!("the daemon of {} does not answer yet, process {pid}", run_dir.display()))
+            .hint("try again in a moment")
+    })?;
+    match Keeper::open(&socket_path(run_dir)) {
+        Ok(keeper) => keeper.quit().map(|()| true).map_err(|e| failed(run_dir, &e)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(false),
+        Err(e) => Err(failed(run_dir, &e)),
+    }
+}
+
 /// Starts a keeper as a process of its own that the end of this one does not touch.
 ///
 /// # Errors
@@ -50,7 +73,9 @@ pub(crate) fn serve(run_dir: &Path) -> Result<()> {
 pub(crate) fn launch(run_dir: &Path) -> io::Result<std::process::Child> {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
-    Command::new(std::env::current_exe()?)
+    // The path stops working when the binary is replaced by a newer one; the link does not.
+    let binary = std::env::current_exe().ok().filter(|path| path.exists());
+    Command::new(binary.unwrap_or_else(|| "/proc/self/exe".into()))
         .arg("--run-dir")
         .arg(run_dir)
         .arg("keeper")

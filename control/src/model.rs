@@ -321,6 +321,25 @@ pub struct BridgeStatus {
     pub ports: Vec<String>,
     /// Addresses in the FDB, learned and static.
     pub macs: u64,
+    /// What its FDB has done.
+    #[serde(default)]
+    pub fdb: FdbCounters,
+}
+
+/// What the FDB of a bridge has done since the daemon started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FdbCounters {
+    /// Addresses learned anew.
+    pub learned: u64,
+    /// Addresses that changed their port.
+    pub moved: u64,
+    /// Entries that had to make room.
+    pub evicted: u64,
+    /// Frames whose source was not learned because nothing may be evicted for it.
+    pub refused: u64,
+    /// Entries removed because they were not seen for the ageing time.
+    pub aged: u64,
 }
 
 /// One FDB entry.

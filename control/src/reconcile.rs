@@ -5,7 +5,9 @@
 //! a whole by undoing the parts that succeeded. Ports that go are parked first and let go of only when the
 //! rest of the edit has succeeded: a parked interface can be taken back with everything on it.
 
-use crate::model::{BridgeSpec, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb};
+use crate::model::{
+    BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb,
+};
 use crate::validate::vlan_mode;
 use crate::{Error, Result};
 
@@ -63,8 +65,8 @@ pub trait World: Send {
 
     /// What a port is like; `None` for an unknown one.
     fn port_status(&self, name: &str) -> Option<PortStatus>;
-    /// Addresses in a bridge's table.
-    fn bridge_macs(&self, name: &str) -> u64;
+    /// Addresses in a bridge's table, and what it has done.
+    fn bridge_macs(&self, name: &str) -> (u64, FdbCounters);
     /// A bridge's table, sorted by VLAN and address; `None` for an unknown bridge.
     fn fdb(&self, bridge: &str) -> Option<Vec<FdbRow>>;
     /// Forgets learned addresses; returns how many.

@@ -4,9 +4,17 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+/// The lock of a run directory's daemon.
+pub(crate) const DAEMON_LOCK: &str = "daemon.lock";
+
+/// The API's socket in a run directory.
+pub(crate) fn api_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("trunkline.sock")
+}
 
 /// An exclusive lock on a file that says whose it is; released when dropped, or with the process.
 pub(crate) struct Lock {

@@ -29,6 +29,15 @@ pub const MAX_NAME: usize = 63;
 /// # Errors
 /// The first thing that is wrong, with the name of the object.
 pub fn validate(desired: &Desired) -> Result<()> {
+    validate_edit(&Desired::default(), desired)
+}
+
+/// Checks what an edit has made of `old`: of two ports that cannot be together, the one that is as it was
+/// is not to blame.
+///
+/// # Errors
+/// As [`validate`].
+pub fn validate_edit(old: &Desired, desired: &Desired) -> Result<()> {
     if desired.bridges.len() > MAX_BRIDGES {
         return Err(Error::invalid(format!("{} bridges are too many", desired.bridges.len()))
             .hint(format!("a daemon takes {MAX_BRIDGES}; start another one with its own --run-dir")));
@@ -50,7 +59,7 @@ pub fn validate(desired: &Desired) -> Result<()> {
                 .hint(format!("make it first: trunkline bridge add {}", spec.bridge)));
         }
     }
-    interfaces(desired)
+    interfaces(old, desired)
 }
 
 /// Checks a bridge by itself.
@@ -138,9 +147,11 @@ fn shorten(text: &str) -> String {
 }
 
 /// Refuses two ports with one interface.
-fn interfaces(desired: &Desired) -> Result<()> {
+fn interfaces(old: &Desired, desired: &Desired) -> Result<()> {
     let mut seen = BTreeMap::new();
-    for (name, spec) in &desired.ports {
+    let (kept, edited): (Vec<_>, Vec<_>) =
+        desired.ports.iter().partition(|(name, spec)| old.ports.get(*name) == Some(*spec));
+    for (name, spec) in kept.into_iter().chain(edited) {
         let Some((netns, ifname)) = interface(name, spec) else { continue };
         if let Some(other) = seen.insert((netns, ifname), name) {
             let place = netns.map_or_else(String::new, |n| format!(" in namespace {n}"));

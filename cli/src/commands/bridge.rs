@@ -1,6 +1,6 @@
 //! `trunkline bridge`.
 
-use trunkline_control::model::{BridgeSpec, BridgeStatus};
+use trunkline_control::model::{BridgeSpec, BridgeStatus, FdbCounters};
 use trunkline_control::{Error, validate};
 
 use super::{Context, Outcome, topology};
@@ -40,7 +40,8 @@ pub(super) async fn run(context: &Context<'_>, command: BridgeCommand) -> Outcom
             let statics: String = statics
                 .map(|e| format!("  static {} in VLAN {} behind {}\n", e.mac, e.vlan, e.port))
                 .collect();
-            return out.print(&(topology::bridge(&bridge, &ports, &stats, out) + &statics));
+            let counters = counters(&bridge.fdb);
+            return out.print(&(topology::bridge(&bridge, &ports, &stats, out) + &counters + &statics));
         }
     }
     Ok(())
@@ -51,6 +52,12 @@ impl BridgeOptions {
         spec.ageing = self.ageing.unwrap_or(spec.ageing);
         spec.max_macs = self.max_macs.unwrap_or(spec.max_macs);
     }
+}
+
+/// What the bridge's FDB has done since the daemon started.
+fn counters(fdb: &FdbCounters) -> String {
+    let FdbCounters { learned, moved, evicted, refused, aged } = fdb;
+    format!("  fdb: {learned} learned, {moved} moved, {evicted} evicted, {refused} refused, {aged} aged\n")
 }
 
 fn list(bridges: &[BridgeStatus], out: &Output) -> String {
@@ -72,12 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_fdb_says_what_it_did() {
+        let fdb = FdbCounters { learned: 5, moved: 4, evicted: 3, refused: 2, aged: 1 };
+        assert_eq!(counters(&fdb), "  fdb: 5 learned, 4 moved, 3 evicted, 2 refused, 1 aged\n");
+    }
+
+    #[test]
     fn a_list_is_a_table() {
         let bridge = |name: &str, ports: &[&str], macs| BridgeStatus {
             name: name.into(),
             spec: BridgeSpec::default(),
             ports: ports.iter().map(|p| (*p).to_owned()).collect(),
             macs,
+            fdb: Default::default(),
         };
         let text = list(&[bridge("br0", &["a", "b"], 12), bridge("backbone", &[], 0)], &Output::plain());
         let expected = "\

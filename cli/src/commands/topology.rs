@@ -266,7 +266,7 @@ mod tests {
 
     fn bridge_status() -> BridgeStatus {
         let ports = samples::ports().into_iter().map(|p| p.name).collect();
-        BridgeStatus { name: "br0".into(), spec: Default::default(), ports, macs: 9 }
+        BridgeStatus { name: "br0".into(), spec: Default::default(), ports, macs: 9, fdb: Default::default() }
     }
 
     #[test]

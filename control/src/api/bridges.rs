@@ -9,7 +9,7 @@ use trunkline_packet::MacAddr;
 use super::extract::{Json, Params};
 use super::{Answer, App, Created, Done, edits};
 use crate::model::{BridgeStatus, FdbRow, StaticFdb};
-use crate::{Error, Result};
+use crate::{Error, Result, error::no_bridge};
 
 /// The body of a POST that makes something.
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ pub(super) async fn list(State(app): State<App>) -> axum::Json<Vec<BridgeStatus>
 
 async fn status(app: &App, name: &str) -> Result<BridgeStatus> {
     let bridges = app.controller.bridges().await;
-    bridges.into_iter().find(|b| b.name == name).ok_or_else(|| edits::no_bridge(name))
+    bridges.into_iter().find(|b| b.name == name).ok_or_else(|| no_bridge(name))
 }
 
 pub(super) async fn add(State(app): State<App>, Json(value): Json) -> Created<BridgeStatus> {

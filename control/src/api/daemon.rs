@@ -10,7 +10,7 @@ use super::extract::{Json, Params};
 use super::{Answer, App};
 use crate::files::{export_json, merge_apply, parse_json};
 use crate::model::DaemonStatus;
-use crate::validate::validate;
+use crate::validate::validate_edit;
 
 pub(super) async fn status(State(app): State<App>) -> axum::Json<DaemonStatus> {
     axum::Json(app.controller.status().await)
@@ -30,8 +30,9 @@ pub(super) async fn apply(
 ) -> Answer<Value> {
     let file = parse_json(value)?;
     let changes = if dry_run {
-        let (merged, changes) = merge_apply(&app.controller.desired(), file)?;
-        validate(&merged)?;
+        let current = app.controller.desired();
+        let (merged, changes) = merge_apply(&current, file)?;
+        validate_edit(&current, &merged)?;
         changes
     } else {
         let edit = app.controller.edit(move |desired| {

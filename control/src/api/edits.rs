@@ -6,7 +6,7 @@ use trunkline_packet::MacAddr;
 
 use crate::model::keys::{self, Object};
 use crate::model::{BridgeSpec, Desired, PortSpec, StaticFdb};
-use crate::{Error, Result};
+use crate::{Error, Result, error::no_bridge};
 
 /// The body of a PUT, or the `spec` of a POST, for a bridge.
 pub(super) fn read_bridge(name: &str, body: Value) -> Result<BridgeSpec> {
@@ -18,10 +18,6 @@ pub(super) fn read_bridge(name: &str, body: Value) -> Result<BridgeSpec> {
 pub(super) fn read_port(name: &str, body: Value) -> Result<PortSpec> {
     keys::check_port(name, &body)?;
     keys::read(Object::Port(name, ""), body)
-}
-
-pub(super) fn no_bridge(name: &str) -> Error {
-    Error::not_found(format!("there is no bridge {name}")).hint("see: trunkline bridge list")
 }
 
 pub(super) fn no_port(name: &str) -> Error {

@@ -9,6 +9,7 @@ use super::bridges::{Named, body};
 use super::extract::{Json, Params};
 use super::{Answer, App, Created, Done, edits};
 use crate::Result;
+use crate::error::no_bridge;
 use crate::model::{DropRow, PortStats, PortStatus};
 
 #[derive(Deserialize)]
@@ -24,7 +25,7 @@ pub(super) async fn list(
     let mut ports = app.controller.ports().await;
     if let Some(bridge) = bridge {
         if !app.controller.desired().bridges.contains_key(&bridge) {
-            return Err(edits::no_bridge(&bridge));
+            return Err(no_bridge(&bridge));
         }
         ports.retain(|p| p.spec.bridge == bridge);
     }

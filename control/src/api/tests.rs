@@ -6,10 +6,11 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::client::{Client, SOCKET};
+use crate::client::Client;
 use crate::files;
 use crate::model::{BridgeSpec, Event, Owner, PortState, StaticFdb};
 use crate::reconcile::fake::FakeWorld;
+use crate::rundir::api_socket;
 
 struct Daemon {
     dir: tempfile::TempDir,
@@ -22,7 +23,7 @@ struct Daemon {
 
 fn daemon() -> Daemon {
     let dir = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+    let listener = UnixListener::bind(api_socket(dir.path())).unwrap();
     let (controller, world) = crate::reconcile::fake::controller();
     let (stop, stopped) = oneshot::channel();
     let shutdown = async {
@@ -36,7 +37,7 @@ fn daemon() -> Daemon {
 impl Daemon {
     /// Status and body of a request in raw bytes.
     async fn raw(&self, request: &[u8]) -> (u16, String) {
-        let mut stream = UnixStream::connect(self.dir.path().join(SOCKET)).await.unwrap();
+        let mut stream = UnixStream::connect(api_socket(self.dir.path())).await.unwrap();
         // The server may refuse and close before it has read everything.
         let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
@@ -335,14 +336,14 @@ async fn a_missing_daemon_is_named() {
     );
     assert_eq!(error, expected);
     // A socket that nobody listens on any more.
-    drop(UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+    drop(UnixListener::bind(api_socket(dir.path())).unwrap());
     assert_eq!(Client::new(dir.path()).status().await.unwrap_err().to_string(), expected);
 }
 
 #[tokio::test]
 async fn what_speaks_another_protocol_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+    let listener = UnixListener::bind(api_socket(dir.path())).unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.write_all(b"220 mail.example ESMTP\r\n").await;

@@ -8,8 +8,8 @@ use super::plan::Plan;
 use super::{Command, Persist, Shared, gone};
 use crate::model::{BridgeSpec, BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
 use crate::reconcile::{Notice, World, down_status, inherit};
-use crate::validate::validate;
-use crate::{Error, Result};
+use crate::validate::validate_edit;
+use crate::{Error, Result, error::no_bridge};
 
 /// How long after a port went down, or the last attempt, it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -126,7 +126,7 @@ impl Actor {
         if new == *old {
             return Ok(answer);
         }
-        validate(&new)?;
+        validate_edit(&old, &new)?;
         for (name, spec) in &mut new.ports {
             if old.ports.get(name) != Some(spec) {
                 self.world.complete(name, spec).map_err(|e| e.within(format_args!("port {name}")))?;
@@ -214,8 +214,7 @@ impl Actor {
         };
         self.shared.emit(Event::Revision { revision });
         for name in new.bridges.keys() {
-            let members = |d: &Desired| d.ports.iter().filter(|(_, s)| s.bridge == *name).count();
-            if old.bridges.get(name) != new.bridges.get(name) || members(old) != members(&new) {
+            if old.bridges.get(name) != new.bridges.get(name) || members(old, name).ne(members(&new, name)) {
                 let status = self.bridge_status(&new, name);
                 self.shared.emit(Event::Bridge(Box::new(status)));
             }
@@ -252,11 +251,13 @@ impl Actor {
     }
 
     fn bridge_status(&self, desired: &Desired, name: &str) -> BridgeStatus {
+        let (macs, fdb) = self.world.bridge_macs(name);
         BridgeStatus {
             name: name.to_owned(),
             spec: statics(desired, name),
-            ports: desired.ports.iter().filter(|(_, s)| s.bridge == name).map(|(n, _)| n.clone()).collect(),
-            macs: self.world.bridge_macs(name),
+            ports: members(desired, name).cloned().collect(),
+            macs,
+            fdb,
         }
     }
 
@@ -318,10 +319,11 @@ fn arm(timer: &mut Option<Instant>, wanted: bool, period: Duration) {
     *timer = wanted.then(|| timer.unwrap_or_else(|| Instant::now() + period));
 }
 
-fn statics(desired: &Desired, bridge: &str) -> BridgeSpec {
-    desired.bridges.get(bridge).cloned().unwrap_or_default()
+/// Names of a bridge's ports.
+fn members<'a>(desired: &'a Desired, bridge: &'a str) -> impl Iterator<Item = &'a String> {
+    desired.ports.iter().filter(move |(_, spec)| spec.bridge == bridge).map(|(name, _)| name)
 }
 
-fn no_bridge(name: &str) -> Error {
-    Error::not_found(format!("there is no bridge {name}")).hint("see: trunkline bridge list")
+fn statics(desired: &Desired, bridge: &str) -> BridgeSpec {
+    desired.bridges.get(bridge).cloned().unwrap_or_default()
 }

@@ -340,7 +340,8 @@ fn what_cannot_be_restored_does_not_stop_the_daemon() {
         let status = daemon.status("web");
         assert!(!up(&status) && status.reason.contains("no such network namespace"), "{status:?}");
         // What is down can be changed and removed.
-        let isolate = |d: &mut Desired| Ok(std::mem::replace(&mut d.ports.get_mut("web").unwrap().isolated, true));
+        let isolate =
+            |d: &mut Desired| Ok(std::mem::replace(&mut d.ports.get_mut("web").unwrap().isolated, true));
         assert!(!daemon.edit(isolate).unwrap());
         assert!(daemon.status("web").spec.isolated);
         daemon.edit(|d| Ok(d.ports.remove("web"))).unwrap();
@@ -395,6 +396,12 @@ fn a_port_moves_to_another_bridge_with_its_interface() {
     });
 }
 
+fn persistent_tap(name: &str) {
+    let mut make = std::process::Command::new("ip");
+    make.args(["tuntap", "add", name, "mode", "tap", "vnet_hdr"]);
+    assert!(make.status().unwrap().success());
+}
+
 #[test]
 fn a_persistent_tap_is_adopted_and_left() {
     in_new_netns(|| {
@@ -404,15 +411,63 @@ fn a_persistent_tap_is_adopted_and_left() {
         });
         let error = daemon.put("vm", spec.clone()).unwrap_err();
         assert_eq!(error.message, "port vm: there is no interface vm0");
-        let mut make = std::process::Command::new("ip");
-        make.args(["tuntap", "add", "vm0", "mode", "tap", "vnet_hdr"]);
-        assert!(make.status().unwrap().success());
+        persistent_tap("vm0");
         let before = session(None, |s| s.expect_link("vm0")).unwrap();
         daemon.put("vm", spec).unwrap();
         let link = session(None, |s| s.expect_link("vm0")).unwrap();
         assert_eq!((link.index, link.mac, link.up), (before.index, before.mac, true));
         daemon.edit(|d| Ok(d.ports.remove("vm"))).unwrap();
         assert_eq!(session(None, |s| s.expect_link("vm0")).unwrap().index, before.index);
+    });
+}
+
+#[test]
+fn what_a_failed_edit_took_over_is_as_before() {
+    in_new_netns(|| {
+        let daemons = Daemons::new();
+        session(None, |s| s.add_veth("v0", "v1")).unwrap();
+        persistent_tap("pt0");
+        let before = session(None, |s| Ok((s.expect_link("v0")?, s.expect_link("pt0")?))).unwrap();
+        assert!(!before.0.up && !before.1.up);
+        let error = daemons
+            .edit(|d| {
+                let port = |spec| serde_json::from_value::<PortSpec>(spec).unwrap();
+                let tap = json!({"bridge": "br0", "type": "tap", "adopt": true, "mac": "02:00:00:00:00:77",
+                    "mtu": 1400, "addresses": ["10.9.0.1/24"], "gateways": ["10.9.0.2"]});
+                d.ports.insert(
+                    "a".into(),
+                    port(json!({"bridge": "br0", "type": "afpacket", "interface": "v0"})),
+                );
+                d.ports.insert("pt0".into(), port(tap));
+                let missing = json!({"bridge": "br0", "type": "afpacket", "interface": "nothing"});
+                d.ports.insert("z".into(), port(missing));
+                Ok(())
+            })
+            .unwrap_err();
+        assert!(error.message.starts_with("port z: there is no interface nothing"), "{error}");
+        let after = session(None, |s| {
+            let pt0 = s.expect_link("pt0")?;
+            assert_eq!(s.addresses(&pt0)?, []);
+            Ok((s.expect_link("v0")?, pt0))
+        });
+        let (v0, pt0) = after.unwrap();
+        assert_eq!((v0.up, pt0.up, pt0.mac, pt0.mtu), (false, false, before.1.mac, before.1.mtu));
+    });
+}
+
+#[test]
+fn what_a_dead_daemon_left_is_released() {
+    in_new_netns(|| {
+        let mut daemons = Daemons::new();
+        let container = Container::new();
+        let client = crate::client::Client::new(&daemons.dir.path().join("run"));
+        daemons.put("web", eth0(&container)).unwrap();
+        daemons.stop(false);
+        assert!(container.link("eth0").is_some());
+        daemons.runtime.block_on(client.stop(true)).unwrap();
+        assert!(container.link("eth0").is_none());
+        let error = daemons.runtime.block_on(client.stop(true)).unwrap_err();
+        assert!(error.message.starts_with("no trunkline daemon answers"), "{error}");
     });
 }
 

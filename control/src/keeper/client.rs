@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -76,16 +76,21 @@ impl Keeper {
         }
     }
 
+    /// Connects to a keeper that is there and speaks our version.
+    fn greet(path: &Path) -> io::Result<Keeper> {
+        let mut keeper = Keeper::open(path)?;
+        keeper.pid = keeper.ask(&Request::Hello { version: VERSION }, &[])?.0.pid;
+        Ok(keeper)
+    }
+
     /// Connects to a keeper that is there.
-    fn greet(path: &PathBuf) -> io::Result<Keeper> {
+    pub(super) fn open(path: &Path) -> io::Result<Keeper> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
         for side in [Timeout::Recv, Timeout::Send] {
             set_socket_timeout(&socket, side, Some(ANSWER))?;
         }
-        let mut keeper = Keeper { socket, child: None, pid: 0 };
-        keeper.pid = keeper.ask(&Request::Hello { version: VERSION }, &[])?.0.pid;
-        Ok(keeper)
+        Ok(Keeper { socket, child: None, pid: 0 })
     }
 
     /// Its process.
@@ -106,7 +111,15 @@ impl Keeper {
 
     /// Everything it holds, by port.
     pub(crate) fn fetch(&self) -> io::Result<Vec<(String, Kept)>> {
-        let (answer, _) = self.ask(&Request::Names, &[])?;
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let after = names.last().cloned().unwrap_or_default();
+            let (answer, _) = self.ask(&Request::Names { after }, &[])?;
+            if answer.names.is_empty() {
+                break;
+            }
+            names.extend(answer.names);
+        }
         let get = |name: String| {
             let mut kept = Kept { meta: Value::Null, fds: Vec::new() };
             loop {
@@ -120,7 +133,7 @@ impl Keeper {
                 }
             }
         };
-        answer.names.into_iter().map(get).collect()
+        names.into_iter().map(get).collect()
     }
 
     /// Hands it the descriptors of a port, in place of those it had.
@@ -149,19 +162,36 @@ impl Keeper {
         Ok(())
     }
 
+    /// Its end was noticed: leaves no zombie behind, unless the process lives on.
+    pub(crate) fn reap(mut self) {
+        let Some(child) = &mut self.child else { return };
+        for _ in 0..20 {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn ask_version(&self, version: u32) -> io::Result<()> {
         self.ask(&Request::Hello { version }, &[]).map(|_| ())
     }
 
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        send(&self.socket, request, fds)?;
-        let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper has ended");
-        let (answer, fds) = receive::<Answer>(&self.socket)?.ok_or_else(ended)?;
+        // An answer that comes late would be taken for that to the next question: this connection has had
+        // it, whoever watches it connects anew.
+        let (answer, fds) = self.exchange(request, fds).inspect_err(|_| self.close())?;
         if !answer.error.is_empty() {
             return Err(io::Error::other(answer.error));
         }
         Ok((answer, fds))
+    }
+
+    fn exchange(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        send(&self.socket, request, fds)?;
+        let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper has ended");
+        receive(&self.socket)?.ok_or_else(ended)
     }
 }
 

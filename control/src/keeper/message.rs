@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Descriptors in one message; the kernel's limit is 253 (SCM_MAX_FD).
 pub(super) const MAX_FDS: usize = 250;
+/// Names in one message: of the longest ones so many that they fit by far.
+pub(super) const MAX_NAMES: usize = 500;
 /// Bytes of JSON in one message. What describes a port is some hundred bytes.
 const MAX_TEXT: usize = 64 << 10;
 
@@ -26,8 +28,8 @@ pub(super) enum Request {
     Put { name: String, meta: serde_json::Value, append: bool },
     /// Close what is held under the name.
     Drop { name: String },
-    /// What is held?
-    Names,
+    /// What is held? The first names after this one.
+    Names { after: String },
     /// Duplicates of the descriptors held under the name, from number `from` on.
     Get { name: String, from: usize },
     /// Close everything and end.
@@ -42,7 +44,7 @@ pub(super) struct Answer {
     pub(super) error: String,
     /// To `Hello`.
     pub(super) pid: u32,
-    /// To `Names`.
+    /// To `Names`: in order; none when there are no more.
     pub(super) names: Vec<String>,
     /// To `Get`.
     pub(super) meta: serde_json::Value,

@@ -11,7 +11,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SocketFlags, SocketType, accept_with};
 use serde_json::Value;
 
-use super::message::{Answer, MAX_FDS, Request, receive, send};
+use super::message::{Answer, MAX_FDS, MAX_NAMES, Request, receive, send};
 use super::{VERSION, failed, socket_path};
 use crate::rundir::{Lock, listen_privately};
 use crate::{Error, Result};
@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long a daemon may take to read an answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long to wait when there is no descriptor for another connection.
+const SHORTAGE: Duration = Duration::from_millis(100);
 
 pub(super) struct Server {
     _lock: Lock,
@@ -97,6 +100,8 @@ impl Server {
                         self.daemons.push(daemon);
                     }
                     Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                    // Ending would let go of everything; what is held may become less.
+                    Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => std::thread::sleep(SHORTAGE),
                     Err(e) => return Err(e.into()),
                 }
                 continue;
@@ -132,7 +137,10 @@ impl Server {
                 held.fds.extend(fds);
             }
             Request::Drop { name } => drop(self.held.remove(&name)),
-            Request::Names => answer.names = self.held.keys().cloned().collect(),
+            Request::Names { after } => {
+                let later = self.held.keys().filter(|name| **name > after);
+                answer.names = later.take(MAX_NAMES).cloned().collect();
+            }
             Request::Get { name, from } => match self.held.get(&name) {
                 Some(held) => {
                     answer.meta = held.meta.clone();

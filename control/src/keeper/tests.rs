@@ -5,11 +5,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SocketType;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde_json::json;
 use trunkline_ports::tap::{Tap, TapConfig};
 
 use super::*;
 use crate::net::session;
+use crate::rundir::listen_privately;
 use crate::testing::in_new_netns;
 
 /// Serves on a thread; a keeper that a test needs to kill is a process.
@@ -108,6 +112,56 @@ fn an_interface_that_goes_is_let_go_of_and_an_idle_keeper_ends() {
         // Nothing is left to hold, nobody asks: it ends by itself.
         eventually("the keeper ends", || ended.is_finished());
         ended.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn more_names_than_fit_into_one_message_are_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = Keeper::connect(dir.path(), &in_thread()).unwrap();
+    let file = [OwnedFd::from(tempfile::tempfile().unwrap())];
+    let names: Vec<String> = (0..1200).map(|n| format!("{n:063}")).collect();
+    for name in &names {
+        keeper.put(name, &json!(null), &file).unwrap();
+    }
+    let fetched: Vec<String> = keeper.fetch().unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(fetched, names);
+    keeper.quit().unwrap();
+}
+
+#[test]
+fn a_keeper_that_does_not_answer_in_time_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = socket_path(dir.path());
+    let _listener = listen_privately(&path, SocketType::SEQPACKET).unwrap();
+    let keeper = Keeper::open(&path).unwrap();
+    let watched = keeper.watch().unwrap();
+    set_socket_timeout(&watched, Timeout::Recv, Some(Duration::from_millis(20))).unwrap();
+    assert_eq!(keeper.release("p").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    // A late answer would be taken for that to the next question: there is none.
+    assert_eq!(keeper.release("p").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let mut polled = [PollFd::new(&watched, PollFlags::empty())];
+    assert_eq!(poll(&mut polled, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap(), 1, "hung up");
+}
+
+#[test]
+fn a_keeper_without_a_daemon_is_made_to_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    in_new_netns(|| {
+        assert!(!release(dir.path()).unwrap(), "there is none");
+        let keeper = Keeper::connect(dir.path(), &in_thread()).unwrap();
+        keeper.put("p", &json!(null), &tap("tl0", 1).try_clone_fds().unwrap()).unwrap();
+        let daemon = Lock::take(&dir.path().join(DAEMON_LOCK)).unwrap().unwrap_or_else(|_| panic!());
+        let refused = release(dir.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains(&format!("does not answer yet, process {}", std::process::id())),
+            "{refused}"
+        );
+        assert!(exists("tl0"));
+        drop((keeper, daemon));
+        assert!(release(dir.path()).unwrap());
+        assert!(!exists("tl0"));
+        eventually("the keeper ends", || !release(dir.path()).unwrap());
     });
 }
 

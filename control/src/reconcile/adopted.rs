@@ -22,6 +22,8 @@ pub(super) struct Adopted {
     pub(super) mtu: u32,
     pub(super) up: bool,
     caps: TxCaps,
+    /// It was down before.
+    raised: bool,
 }
 
 impl Adopted {
@@ -61,12 +63,21 @@ impl Adopted {
         let socket = AfPacket::open(name, offload).map_err(|e| explain("cannot open a packet socket", &e))?;
         let (monitor, caps, mtu) = (socket.monitor(), socket.caps(), socket.mtu());
         let (rx, tx) = socket.into_io();
-        // Last, as it stays when a later part of the edit fails.
+        // Last, so that nothing here has to undo it.
         if !link.up {
             session(None, |s| s.set_up(&link, true))?;
         }
-        let adopted = Adopted { monitor, guard, interface: name.clone(), mac: link.mac, mtu, up: true, caps };
+        let (interface, raised) = (name.clone(), !link.up);
+        let adopted = Adopted { monitor, guard, interface, mac: link.mac, mtu, up: true, caps, raised };
         Ok((adopted, PortIo { rx, tx }))
+    }
+
+    /// Leaves the interface as it was found: the edit that took it over has failed.
+    pub(super) fn put_back(&self) -> Result<()> {
+        if !self.raised {
+            return Ok(());
+        }
+        session(None, |s| s.set_up(&s.expect_link(&self.interface)?, false))
     }
 
     /// Looks at the interface; true when something changed.

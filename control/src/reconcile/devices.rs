@@ -89,6 +89,11 @@ impl KernelWorld {
     /// Starts the flow of frames.
     pub(super) fn attach(&self, id: PortId, spec: &PortSpec, device: &Device, io: PortIo) -> Result<()> {
         self.engine.update_port(id, port_config(spec)?, device.mtu());
+        self.connect(id, spec, io)
+    }
+
+    /// The same for a slot made a moment ago for this very port.
+    pub(super) fn connect(&self, id: PortId, spec: &PortSpec, io: PortIo) -> Result<()> {
         self.engine
             .attach_port(id, io, spec.offload == OffloadMode::Off)
             .map_err(|e| explain("cannot attach the port to the switch", &e))
@@ -102,7 +107,12 @@ impl KernelWorld {
             Some(taken) => taken,
             None => self.open(name, &spec)?,
         };
-        self.attach(id, &spec, &device, io)?;
+        if let Err(error) = self.attach(id, &spec, &device, io) {
+            drop(device);
+            // Else an interface taken over would stay, and its name be taken at the next attempt.
+            self.forget_kept(name);
+            return Err(error);
+        }
         if let Some(port) = self.ports.get_mut(name) {
             port.device = Some(device);
             port.trouble = None;
@@ -294,6 +304,10 @@ fn open_replay(spec: &ReplaySpec) -> Result<PortIo> {
         count: spec.count.and_then(NonZeroU64::new),
         rate: spec.rate.and_then(|r| NonZeroU32::new(u32::try_from(r).unwrap_or(u32::MAX))),
     };
+    // Reading anything else may never end.
+    if std::fs::metadata(&spec.file).is_ok_and(|m| !m.is_file()) {
+        return Err(Error::invalid(format!("cannot replay {}: it is not a file", spec.file)));
+    }
     let replay = Replay::open(spec.file.as_ref(), config).map_err(|e| explain("cannot replay", &e))?;
     Ok(PortIo { rx: vec![Box::new(replay)], tx: vec![Arc::new(NullTx)] })
 }

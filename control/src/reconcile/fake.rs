@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Notice, World};
 use crate::model::{
-    BridgeSpec, Desired, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb,
+    BridgeSpec, Desired, FdbCounters, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb,
 };
 use crate::{Error, Result};
 
@@ -158,8 +158,8 @@ impl World for FakeWorld {
         })
     }
 
-    fn bridge_macs(&self, name: &str) -> u64 {
-        self.state.lock().statics.get(name).map_or(0, |e| e.len() as u64)
+    fn bridge_macs(&self, name: &str) -> (u64, FdbCounters) {
+        (self.state.lock().statics.get(name).map_or(0, |e| e.len() as u64), FdbCounters::default())
     }
 
     fn fdb(&self, bridge: &str) -> Option<Vec<FdbRow>> {

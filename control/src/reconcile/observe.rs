@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use trunkline_packet::DropReason;
 
 use super::world::{Device, KernelWorld};
-use crate::model::{FdbRow, PortSpec, PortState, PortStats, PortStatus};
+use crate::model::{FdbCounters, FdbRow, PortSpec, PortState, PortStats, PortStatus};
 use crate::validate::vlan_mode;
 
 impl KernelWorld {
@@ -83,6 +83,12 @@ impl KernelWorld {
         };
         self.ports.iter().map(row).collect()
     }
+}
+
+/// Addresses in a table, and what it has done.
+pub(super) fn observe_table(fdb: &trunkline_switch::Fdb) -> (u64, FdbCounters) {
+    let trunkline_switch::FdbCounters { learned, moved, evicted, refused, aged } = fdb.counters();
+    (fdb.len() as u64, FdbCounters { learned, moved, evicted, refused, aged })
 }
 
 /// Name of the interface a port has or is to have.

@@ -111,6 +111,8 @@ pub(super) struct TapDevice {
     pub(super) mtu: u32,
     /// Renamed to make room for another port's; to be undone if that edit fails.
     pub(super) aside: bool,
+    /// What an adopted interface was like, and what was made of it.
+    found: Option<(State, State)>,
 }
 
 impl TapDevice {
@@ -126,16 +128,13 @@ impl TapDevice {
         let config =
             TapConfig { name: name.clone(), queues: place.queues, offload: wish.offload, adopt: place.adopt };
         let tap = Tap::open(&config).map_err(|e| open_failed(place, &e))?;
-        let link = session(None, |s| {
-            let link = s.expect_link(&name)?;
-            if let Some(netns) = &netns {
-                s.move_to(&link, netns)?;
-            }
-            Ok(link)
-        })?;
-        let before = if place.adopt { State::found(&link) } else { State::fresh() };
+        if let Some(netns) = &netns {
+            session(None, |s| s.move_to(&s.expect_link(&name)?, netns))?;
+        }
+        let wanted = State::wanted(wish.link, place.adopt);
         let set_up = |s: &Session| {
             let mut link = s.expect_link(&name)?;
+            let before = if place.adopt { State::adopted(s, &link, &wanted)? } else { State::fresh() };
             if !place.adopt {
                 s.rename(&link, &place.ifname).map_err(|e| match e.kind {
                     ErrorKind::Conflict => name_taken(place),
@@ -143,11 +142,12 @@ impl TapDevice {
                 })?;
                 link.name.clone_from(&place.ifname);
             }
-            configure(s, &link, &before, &State::wanted(wish.link, place.adopt))?;
-            s.expect_link(&place.ifname)
+            configure(s, &link, &before, &wanted)?;
+            Ok((s.expect_link(&place.ifname)?, before))
         };
-        let link = session(netns.as_ref(), set_up)?;
-        Ok(TapDevice { tap, place: place.clone(), mac: link.mac, mtu: link.mtu, aside: false })
+        let (link, before) = session(netns.as_ref(), set_up)?;
+        let found = place.adopt.then_some((before, wanted));
+        Ok(TapDevice { tap, place: place.clone(), mac: link.mac, mtu: link.mtu, aside: false, found })
     }
 
     /// Goes on with descriptors that the keeper held. What somebody took away from the interface meanwhile
@@ -165,7 +165,14 @@ impl TapDevice {
             configure(s, &link, &before, &State::wanted(wish.link, wish.place.adopt))?;
             s.expect_link(tap.name())
         })?;
-        Ok(TapDevice { tap, place: wish.place.clone(), mac: link.mac, mtu: link.mtu, aside: false })
+        Ok(TapDevice {
+            tap,
+            place: wish.place.clone(),
+            mac: link.mac,
+            mtu: link.mtu,
+            aside: false,
+            found: None,
+        })
     }
 
     /// Changes what can be changed on a running interface; on failure everything is as before.
@@ -236,6 +243,12 @@ impl TapDevice {
     pub(super) fn ring_drops(&self) -> u64 {
         let read = |netns: Netns| session(Some(&netns), |s| s.expect_link(&self.place.ifname));
         self.netns().and_then(read).map_or(0, |link| link.tx_dropped)
+    }
+
+    /// Leaves an adopted interface as it was found: the edit that took it over has failed.
+    pub(super) fn put_back(&self) -> Result<()> {
+        let Some((before, wanted)) = &self.found else { return Ok(()) };
+        session(Some(&self.netns()?), |s| configure(s, &s.expect_link(&self.place.ifname)?, wanted, before))
     }
 
     /// Gives its name up, so that another interface can have it while both exist.
@@ -326,6 +339,16 @@ impl State {
         State { mac: link.mac, mtu: Some(link.mtu), addresses: Vec::new(), gateways: Vec::new(), up: link.up }
     }
 
+    /// The same, with those of the wished-for addresses and gateways that it has already.
+    fn adopted(s: &Session, link: &Link, wanted: &State) -> Result<State> {
+        let mut state = State::found(link);
+        state.addresses = s.addresses(link)?;
+        state.addresses.retain(|a| wanted.addresses.contains(a));
+        state.gateways = s.defaults(link)?;
+        state.gateways.retain(|g| wanted.gateways.contains(g));
+        Ok(state)
+    }
+
     fn wanted(link: &LinkSpec, adopted: bool) -> State {
         State {
             // Validated before.
@@ -386,6 +409,10 @@ fn steps<'a>(
     if to.up && !from.up {
         s.set_up(link, true)?;
         undo.push(Box::new(move |s| s.set_up(link, false)));
+    }
+    if from.up && !to.up {
+        s.set_up(link, false)?;
+        undo.push(Box::new(move |s| s.set_up(link, true)));
     }
     for &net in to.addresses.iter().filter(|a| !from.addresses.contains(a)) {
         s.add_address(link, net)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use trunkline_engine::{BridgeId, Engine};
 use trunkline_packet::{MacAddr, PortId, VlanId};
@@ -10,16 +11,20 @@ use trunkline_switch::{BridgeConfig, Fdb};
 
 use super::adopted::Adopted;
 use super::devices::identity;
+use super::observe::observe_table;
 use super::tap::{DEFAULT_MTU, TapDevice, Wish, id_of, open_netns};
 use super::{Notice, World};
 use crate::keeper::{Keeper, Kept, Launch};
-use crate::model::{BridgeSpec, FdbRow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb};
+use crate::model::{BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb};
 use crate::net::explain;
 use crate::validate::port_config;
 use crate::{Error, ErrorKind, Result};
 
 /// Largest L2 payload on ports without an interface, bytes.
 const NO_MTU: u32 = 65535;
+
+/// Keepers are not replaced more often.
+const PACE: Duration = Duration::from_millis(500);
 
 /// The engine, the kernel and the keeper.
 pub(crate) struct KernelWorld {
@@ -28,6 +33,8 @@ pub(crate) struct KernelWorld {
     pub(super) ports: BTreeMap<String, Port>,
     pub(super) parked: BTreeMap<String, Port>,
     keeper: Option<Keeper>,
+    /// When the keeper was last replaced.
+    replaced: Option<Instant>,
     launch: Launch,
     run_dir: PathBuf,
     /// What a daemon before left with the keeper and no port has claimed yet.
@@ -62,6 +69,18 @@ pub(super) enum Device {
 }
 
 impl Device {
+    /// Leaves what is not ours as it was found: the edit that took it over has failed.
+    fn put_back(&self, name: &str) {
+        let done = match self {
+            Device::Tap(tap) => tap.put_back(),
+            Device::Adopted(adopted) => adopted.put_back(),
+            Device::Memory => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::error!(port = name, %error, "a failed edit could not be undone");
+        }
+    }
+
     pub(super) fn mtu(&self) -> u32 {
         match self {
             Device::Tap(tap) => tap.mtu,
@@ -85,6 +104,7 @@ impl KernelWorld {
             ports: BTreeMap::new(),
             parked: BTreeMap::new(),
             keeper: None,
+            replaced: None,
             launch,
             run_dir,
             kept: BTreeMap::new(),
@@ -124,7 +144,14 @@ impl KernelWorld {
 
     /// After its end: another one, with everything handed over again.
     fn replace_keeper(&mut self) {
-        self.keeper = None;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.reap();
+        }
+        // One that goes as soon as it comes is left to the timer of retries.
+        if self.replaced.is_some_and(|at| at.elapsed() < PACE) {
+            return;
+        }
+        self.replaced = Some(Instant::now());
         self.unkept = self.ports.keys().cloned().collect();
         match self.connect_keeper() {
             Ok(()) => {
@@ -232,23 +259,17 @@ impl World for KernelWorld {
     }
 
     fn add_port(&mut self, name: &str, spec: &PortSpec) -> Result<()> {
-        let id = self.slot(spec, DEFAULT_MTU)?;
-        let made = self.open(name, spec).and_then(|(device, io)| {
-            self.attach(id, spec, &device, io)?;
-            Ok(device)
+        let within = |error: Error| error.within(format_args!("port {name}"));
+        let (device, io) = self.open(name, spec).map_err(within)?;
+        let attached = self.slot(spec, device.mtu()).and_then(|id| {
+            self.connect(id, spec, io).inspect_err(|_| self.engine.remove_port(id))?;
+            Ok(id)
         });
-        match made {
-            Ok(device) => {
-                let port = Port { id, spec: spec.clone(), device: Some(device), trouble: None };
-                self.ports.insert(name.to_owned(), port);
-                self.unkept.insert(name.to_owned());
-                Ok(())
-            }
-            Err(error) => {
-                self.engine.remove_port(id);
-                Err(error.within(format_args!("port {name}")))
-            }
-        }
+        let id = attached.inspect_err(|_| device.put_back(name)).map_err(within)?;
+        self.ports
+            .insert(name.to_owned(), Port { id, spec: spec.clone(), device: Some(device), trouble: None });
+        self.unkept.insert(name.to_owned());
+        Ok(())
     }
 
     fn restore_port(&mut self, name: &str, spec: &PortSpec) {
@@ -327,6 +348,9 @@ impl World for KernelWorld {
         if let Some(port) = self.ports.remove(name) {
             self.engine.remove_port(port.id);
             self.unkept.remove(name);
+            if let Some(device) = &port.device {
+                device.put_back(name);
+            }
         }
     }
 
@@ -349,8 +373,8 @@ impl World for KernelWorld {
         self.observe_port(name)
     }
 
-    fn bridge_macs(&self, name: &str) -> u64 {
-        self.table(name).map_or(0, |fdb| fdb.len() as u64)
+    fn bridge_macs(&self, name: &str) -> (u64, FdbCounters) {
+        self.table(name).map_or_else(Default::default, |fdb| observe_table(&fdb))
     }
 
     fn fdb(&self, bridge: &str) -> Option<Vec<FdbRow>> {

@@ -208,3 +208,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_two_ports_with_one_interface_the_new_one_is_blamed() {
+    let parse = |text: &str| crate::files::parse("f", text).unwrap();
+    let web = "[bridge.br0]\n[port.web]\nbridge='br0'\ntype='tap'\nifname='x'\n";
+    let (old, new) =
+        (parse(web), parse(&format!("{web}[port.bad]\nbridge='br0'\ntype='afpacket'\ninterface='x'")));
+    let blamed = |error: Error| error.message;
+    assert_eq!(blamed(validate_edit(&old, &new).unwrap_err()), "port bad: interface x is port web's already");
+    // Who is new is not known here.
+    assert_eq!(blamed(validate(&new).unwrap_err()), "port web: interface x is port bad's already");
+}
