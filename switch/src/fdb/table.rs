@@ -17,7 +17,7 @@
 use std::hash::BuildHasher;
 use std::hash::RandomState;
 
-use trunkline_packet::{MacAddr, PortId, VlanId};
+use trunkline_packet::{MacAddr, PortId, VlanId, prefetch};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -206,8 +206,8 @@ impl Table {
     #[inline]
     pub(crate) fn touch(&self, place: Place) {
         let bucket = &self.buckets[place.first as usize];
-        std::hint::black_box(bucket.keys[0].load(Ordering::Relaxed));
-        std::hint::black_box(bucket.values[0].load(Ordering::Relaxed));
+        prefetch(&bucket.keys);
+        prefetch(&bucket.values);
     }
 
     /// The entry of a key.
