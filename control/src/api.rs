@@ -1,7 +1,7 @@
 //! The HTTP API over the Unix socket; `docs/api.md` describes it route by route.
 //!
 //! Handlers only translate: reading asks the controller, writing is an edit of the desired state
-//! ([`edits`]), and the controller makes it so or says why not.
+//! (`edits`), and the controller makes it so or says why not.
 
 mod bridges;
 mod daemon;

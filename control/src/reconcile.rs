@@ -48,7 +48,7 @@ pub trait World: Send {
     fn add_port(&mut self, name: &str, spec: &PortSpec) -> Result<()>;
     /// Makes a port that was accepted before as well as it goes: down and retried if it cannot be realised.
     fn restore_port(&mut self, name: &str, spec: &PortSpec);
-    /// Changes a port that keeps its interface ([`needs_new_interface`] is false).
+    /// Changes a port that keeps its interface (`needs_new_interface` is false).
     ///
     /// # Errors
     /// When a part of it cannot be realised; everything is as before.

@@ -1,7 +1,7 @@
 //! The keys of bridges and ports as files and API bodies write them, and what is said of a wrong one.
 //!
 //! serde cannot refuse unknown keys of a flattened struct, so ports are read through the flat
-//! [`PortKeys`], after [`check`] has looked at the names.
+//! `PortKeys`, after [`check`] has looked at the names.
 
 use std::collections::BTreeMap;
 use std::fmt;
