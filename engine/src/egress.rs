@@ -98,7 +98,7 @@ impl Egress<'_> {
             return self.pool.put_all(batch);
         };
         let queue = &**queue;
-        if batch.len() > 1 && self.view.caps.uso && self.view.caps.tso {
+        if batch.len() > 1 && self.view.caps.uso && self.view.caps.tso && queue.likes_superframes() {
             let absorbed = trunkline_packet::coalesce::coalesce(batch, self.pool);
             if absorbed > 0 {
                 self.shard.absorbed.add(absorbed as u64);

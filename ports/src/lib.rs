@@ -113,6 +113,12 @@ pub trait TxQueue: Send + Sync {
     /// pool. VLAN tags are already in the bytes, and frames fit [`TxQueue::caps`]. Never blocks.
     fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats);
 
+    /// Whether a superframe costs this port less than its frames would singly, so that merging them pays.
+    /// Asked only if [`TxQueue::caps`] says that it takes them.
+    fn likes_superframes(&self) -> bool {
+        true
+    }
+
     /// Largest L2 payload the interface takes now (its MTU), if the port knows it.
     fn mtu(&self) -> Option<u32> {
         None
