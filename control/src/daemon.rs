@@ -20,7 +20,7 @@ use crate::controller::{Controller, Running};
 use crate::files;
 use crate::keeper::{self, Launch};
 use crate::reconcile::{KernelWorld, Notice};
-use crate::rundir::{DAEMON_LOCK, Lock, api_socket, listen_privately};
+use crate::rundir::{DAEMON_LOCK, Lock, api_socket, is_short_enough, listen_privately};
 use crate::store::Store;
 use crate::{Error, ErrorKind, Result, api};
 
@@ -71,6 +71,12 @@ struct Daemon {
 impl Daemon {
     fn start(config: &DaemonConfig, launch: Launch) -> Result<Daemon> {
         let run_dir = directory(&config.run_dir, 0o755, "--run-dir")?;
+        if !is_short_enough(&run_dir) {
+            let what = format!("the path of the run directory {} is too long", run_dir.display());
+            return Err(
+                Error::invalid(what).hint("choose a shorter one with --run-dir: sockets are made in it")
+            );
+        }
         let state_dir = directory(&config.state_dir, 0o700, "--state-dir")?;
         // Two files, as the two may be one directory.
         let locks = [

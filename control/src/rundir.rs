@@ -16,6 +16,11 @@ pub(crate) fn api_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("trunkline.sock")
 }
 
+/// Whether the names of the sockets in a run directory are short enough for the kernel (unix(7), sun_path).
+pub(crate) fn is_short_enough(run_dir: &Path) -> bool {
+    SocketAddrUnix::new(api_socket(run_dir)).is_ok()
+}
+
 /// An exclusive lock on a file that says whose it is; released when dropped, or with the process.
 pub(crate) struct Lock {
     _file: File,

@@ -8,6 +8,7 @@ use serde_json::json;
 use trunkline_ports::netns::Netns;
 
 use super::*;
+use crate::keeper::Keeper;
 use crate::model::{BridgeSpec, Desired, PortSpec, PortState, PortStatus};
 use crate::net::{Link, session};
 use crate::testing::in_new_netns;
@@ -453,6 +454,37 @@ fn what_a_failed_edit_took_over_is_as_before() {
         let (v0, pt0) = after.unwrap();
         assert_eq!((v0.up, pt0.up, pt0.mac, pt0.mtu), (false, false, before.1.mac, before.1.mtu));
     });
+}
+
+#[test]
+fn what_the_keeper_was_not_told_to_let_go_of_goes_later() {
+    in_new_netns(|| {
+        let daemons = Daemons::new();
+        daemons.put("web", json!({"bridge": "br0", "type": "tap"})).unwrap();
+        // As if a message to it had been lost.
+        let keeper = Keeper::connect(&daemons.dir.path().join("run"), &keeper_thread()).unwrap();
+        let mut kept = keeper.fetch().unwrap();
+        assert_eq!(kept.len(), 1);
+        keeper.put("lost", &json!(null), &kept.remove(0).1.fds).unwrap();
+        assert!(daemons.controller().notice(Notice::KeeperGone));
+        daemons.eventually("web", "still up", up);
+        assert_eq!(keeper.names().unwrap(), ["web"]);
+    });
+}
+
+#[test]
+fn a_run_directory_with_a_long_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = DaemonConfig {
+        run_dir: dir.path().join("x".repeat(120)),
+        state_dir: dir.path().join("state"),
+        config: None,
+        workers: 1,
+        pin: false,
+        spin_us: 0,
+    };
+    let error = Daemon::start(&config, keeper_thread()).err().unwrap();
+    assert!(error.message.ends_with("is too long"), "{error}");
 }
 
 #[test]

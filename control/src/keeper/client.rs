@@ -61,7 +61,11 @@ impl Keeper {
                     return Ok(keeper);
                 }
                 // It answered, and will not answer otherwise.
-                Err(e) if e.kind() == io::ErrorKind::Other => return Err(failed(e)),
+                Err(e) if e.kind() == io::ErrorKind::Other => {
+                    return Err(failed(e).hint(
+                        "end it with 'trunkline stop --release': its interfaces go, and are made anew",
+                    ));
+                }
                 Err(e) => e,
             };
             if Instant::now() >= deadline {
@@ -109,17 +113,21 @@ impl Keeper {
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// Everything it holds, by port.
-    pub(crate) fn fetch(&self) -> io::Result<Vec<(String, Kept)>> {
+    /// The ports it holds something for.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         let mut names: Vec<String> = Vec::new();
         loop {
             let after = names.last().cloned().unwrap_or_default();
             let (answer, _) = self.ask(&Request::Names { after }, &[])?;
             if answer.names.is_empty() {
-                break;
+                return Ok(names);
             }
             names.extend(answer.names);
         }
+    }
+
+    /// Everything it holds, by port.
+    pub(crate) fn fetch(&self) -> io::Result<Vec<(String, Kept)>> {
         let get = |name: String| {
             let mut kept = Kept { meta: Value::Null, fds: Vec::new() };
             loop {
@@ -133,7 +141,7 @@ impl Keeper {
                 }
             }
         };
-        names.into_iter().map(get).collect()
+        self.names()?.into_iter().map(get).collect()
     }
 
     /// Hands it the descriptors of a port, in place of those it had.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 pub(super) struct Server {
     _lock: Lock,
     path: PathBuf,
+    /// Device and inode of the socket's file.
+    file: (u64, u64),
     listener: OwnedFd,
     daemons: Vec<OwnedFd>,
     held: BTreeMap<String, Held>,
@@ -47,7 +50,8 @@ impl Server {
         })?;
         let path = socket_path(run_dir);
         let listener = listen_privately(&path, SocketType::SEQPACKET).map_err(|e| failed(run_dir, &e))?;
-        Ok(Server { _lock: lock, path, listener, daemons: Vec::new(), held: BTreeMap::new() })
+        let file = identity(&path).ok_or_else(|| Error::failed(format!("{} is gone", path.display())))?;
+        Ok(Server { _lock: lock, path, file, listener, daemons: Vec::new(), held: BTreeMap::new() })
     }
 
     /// Serves until it is of no more use.
@@ -67,6 +71,10 @@ impl Server {
                 return Ok(());
             }
             if self.daemons.is_empty() {
+                if !self.is_reachable() {
+                    // Held any longer, the interfaces would only be in the way of the next daemon.
+                    return Ok(());
+                }
                 self.close_dead();
             }
             if !self.daemons.is_empty() || !self.held.is_empty() {
@@ -161,6 +169,11 @@ impl Server {
         Ok(served)
     }
 
+    /// Whether a daemon can find the socket: not when somebody has removed the run directory.
+    fn is_reachable(&self) -> bool {
+        identity(&self.path) == Some(self.file)
+    }
+
     /// Closes descriptors whose device is gone.
     fn close_dead(&mut self) {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -175,9 +188,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // While the lock is held: it is ours. Left behind, the next keeper replaces it.
-        let _ = std::fs::remove_file(&self.path);
+        if self.is_reachable() {
+            // Left behind, the next keeper replaces it.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode of a file.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 enum Served {

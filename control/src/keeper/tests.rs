@@ -145,6 +145,25 @@ fn a_keeper_that_does_not_answer_in_time_is_given_up() {
 }
 
 #[test]
+fn a_keeper_that_cannot_be_found_any_more_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    in_new_netns(|| {
+        let server = server::Server::bind(dir.path()).unwrap();
+        let ended = std::thread::spawn(move || server.serve());
+        let keeper = Keeper::connect(dir.path(), &in_thread()).unwrap();
+        keeper.put("p", &json!(null), &tap("tl0", 1).try_clone_fds().unwrap()).unwrap();
+        let other = std::fs::write(dir.path().join("other"), "");
+        other.and_then(|()| std::fs::rename(dir.path().join("other"), socket_path(dir.path()))).unwrap();
+        keeper.put("q", &json!(null), &[]).unwrap();
+        assert!(exists("tl0") && !ended.is_finished(), "a daemon has it");
+        drop(keeper);
+        eventually("the keeper ends", || ended.is_finished());
+        assert!(!exists("tl0"));
+        assert!(socket_path(dir.path()).exists(), "what is not the keeper's stays");
+    });
+}
+
+#[test]
 fn a_keeper_without_a_daemon_is_made_to_let_go() {
     let dir = tempfile::tempdir().unwrap();
     in_new_netns(|| {

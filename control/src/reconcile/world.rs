@@ -155,10 +155,22 @@ impl KernelWorld {
         self.unkept = self.ports.keys().cloned().collect();
         match self.connect_keeper() {
             Ok(()) => {
-                tracing::warn!("the keeper had ended; a new one holds the interfaces");
+                tracing::warn!("the keeper was lost; connected to one again, which gets the interfaces");
+                self.drop_forgotten();
                 self.hand_over();
             }
             Err(error) => tracing::error!(%error, "no keeper: interfaces do not survive this daemon"),
+        }
+    }
+
+    /// The same keeper as before may hold what it was not reached for to let go of.
+    fn drop_forgotten(&mut self) {
+        let names = self.keeper.as_ref().map_or_else(|| Ok(Vec::new()), Keeper::names);
+        match names {
+            Ok(names) => {
+                names.iter().filter(|n| !self.ports.contains_key(*n)).for_each(|n| self.drop_kept(n))
+            }
+            Err(error) => tracing::warn!(%error, "the keeper does not say what it holds"),
         }
     }
 
@@ -180,6 +192,10 @@ impl KernelWorld {
 
     pub(super) fn forget_kept(&mut self, name: &str) {
         self.unkept.remove(name);
+        self.drop_kept(name);
+    }
+
+    fn drop_kept(&self, name: &str) {
         if let Some(keeper) = &self.keeper
             && let Err(error) = keeper.release(name)
         {
