@@ -120,8 +120,7 @@ impl Engine {
         let (gravedigger, graveyard) = crossbeam::channel::unbounded();
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
-            let cpu =
-                if config.pin { cpus.get((cpus.len() - 1).wrapping_sub(index % cpus.len())) } else { None };
+            let cpu = cpus.iter().rev().cycle().nth(index).filter(|_| config.pin);
             workers.push(Mutex::new(worker::start(Setup {
                 index,
                 events: sender.clone(),
@@ -402,9 +401,8 @@ fn send_queue(owners: &[usize], worker: usize, queues: usize) -> usize {
     owners.partition_point(|&owner| owner <= worker).saturating_sub(1).min(queues.saturating_sub(1))
 }
 
-/// The CPUs this process may run on, at least one.
+/// The CPUs this process may run on; none when the kernel does not tell, as on more CPUs than a set holds.
 fn allowed_cpus() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
-    let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&c| set.is_set(c)).collect();
-    if cpus.is_empty() { vec![0] } else { cpus }
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&c| set.is_set(c)).collect()
 }

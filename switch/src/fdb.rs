@@ -229,6 +229,9 @@ impl Fdb {
     /// call stopped. May be called from the packet path: where a writer is busy it leaves entries for the
     /// next round.
     pub fn sweep(&self, now: u32, ageing: u32, budget: usize) {
+        if self.is_empty() {
+            return;
+        }
         let buckets = self.table.buckets();
         let budget = budget.min(buckets);
         let start = self.hand.fetch_add(budget, Relaxed);
