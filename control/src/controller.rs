@@ -144,6 +144,12 @@ impl Controller {
         self.call(|actor| actor.stats()).await.unwrap_or_default()
     }
 
+    /// Counters of one port, if there is such a port: those of all take long when there are many.
+    pub async fn port_stats(&self, name: &str) -> Option<PortStats> {
+        let name = name.to_owned();
+        self.call(move |actor| actor.port_stats(&name)).await.ok()?
+    }
+
     /// The daemon itself.
     pub async fn status(&self) -> DaemonStatus {
         self.call(|actor| actor.status()).await.unwrap_or(DaemonStatus {

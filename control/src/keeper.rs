@@ -16,6 +16,7 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(crate) use client::{Keeper, Kept, Launch};
 
@@ -24,6 +25,9 @@ use crate::{Error, Result};
 
 /// Version of the protocol. A daemon and a keeper of different ones do not talk.
 const VERSION: u32 = 1;
+
+/// How long letting go of everything may take: the kernel needs some 20 ms for each interface.
+const RELEASE: Duration = Duration::from_secs(120);
 
 /// The body of the keeper process; returns when it is of no more use.
 ///
@@ -60,7 +64,10 @@ pub(crate) fn release(run_dir: &Path) -> Result<bool> {
             .hint("try again in a moment")
     })?;
     match Keeper::open(&socket_path(run_dir)) {
-        Ok(keeper) => keeper.quit().map(|()| true).map_err(|e| failed(run_dir, &e)),
+        Ok(keeper) => {
+            let ended = keeper.be_patient(RELEASE).and_then(|()| keeper.quit());
+            ended.map(|()| true).map_err(|e| failed(run_dir, &e))
+        }
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(false),
         Err(e) => Err(failed(run_dir, &e)),
     }

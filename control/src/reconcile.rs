@@ -73,6 +73,8 @@ pub trait World: Send {
     fn fdb_flush(&mut self, bridge: &str, vlan: Option<u16>, port: Option<&str>) -> u64;
     /// Counters of every port, by name.
     fn stats(&self) -> Vec<PortStats>;
+    /// Those of one port; `None` for an unknown one.
+    fn port_stats(&self, name: &str) -> Option<PortStats>;
     /// Worker threads.
     fn workers(&self) -> u16;
 

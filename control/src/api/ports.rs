@@ -79,8 +79,7 @@ pub(super) async fn stats(State(app): State<App>) -> axum::Json<Vec<PortStats>> 
 }
 
 pub(super) async fn port_stats(State(app): State<App>, Path(port): Path<String>) -> Answer<PortStats> {
-    let stats = app.controller.stats().await;
-    stats.into_iter().find(|s| s.name == port).map(axum::Json).ok_or_else(|| edits::no_port(&port))
+    app.controller.port_stats(&port).await.map(axum::Json).ok_or_else(|| edits::no_port(&port))
 }
 
 pub(super) async fn drops(State(app): State<App>) -> axum::Json<Vec<DropRow>> {

@@ -292,6 +292,10 @@ impl Actor {
         self.world.stats()
     }
 
+    pub(super) fn port_stats(&self, name: &str) -> Option<PortStats> {
+        self.world.port_stats(name)
+    }
+
     pub(super) fn status(&self) -> DaemonStatus {
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -97,6 +97,11 @@ impl Keeper {
         Ok(Keeper { socket, child: None, pid: 0 })
     }
 
+    /// Answers may take as long as that from now on.
+    pub(super) fn be_patient(&self, patience: Duration) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.socket, Timeout::Recv, Some(patience))?)
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid

@@ -188,6 +188,10 @@ impl World for FakeWorld {
         self.state.lock().ports.iter().map(row).collect()
     }
 
+    fn port_stats(&self, name: &str) -> Option<PortStats> {
+        self.stats().into_iter().find(|s| s.name == name)
+    }
+
     fn workers(&self) -> u16 {
         1
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use trunkline_packet::DropReason;
 
-use super::world::{Device, KernelWorld};
+use super::world::{Device, KernelWorld, Port};
 use crate::model::{FdbCounters, FdbRow, PortSpec, PortState, PortStats, PortStatus};
 use crate::validate::vlan_mode;
 
@@ -59,29 +59,26 @@ impl KernelWorld {
         Some(entries.into_iter().filter_map(row).collect())
     }
 
-    pub(super) fn observe_stats(&self) -> Vec<PortStats> {
-        let row = |(name, port): (&String, &super::world::Port)| {
-            let c = self.engine.counters(port.id);
-            let drops = DropReason::ALL.iter().map(|r| (r.name().to_owned(), c.drops[r.index()]));
-            PortStats {
-                name: name.clone(),
-                bridge: port.spec.bridge.clone(),
-                rx_packets: c.rx_packets,
-                rx_bytes: c.rx_bytes,
-                tx_packets: c.tx_packets,
-                tx_bytes: c.tx_bytes,
-                tx_frames: c.tx_frames,
-                replicated: c.replicated,
-                absorbed: c.absorbed,
-                drops: drops.filter(|(_, n)| *n > 0).collect(),
-                ring_drops: match &port.device {
-                    Some(Device::Tap(tap)) => tap.ring_drops(),
-                    Some(Device::Adopted(adopted)) => adopted.ring_drops(),
-                    Some(Device::Memory) | None => 0,
-                },
-            }
-        };
-        self.ports.iter().map(row).collect()
+    pub(super) fn observe_stats(&self, name: &str, port: &Port) -> PortStats {
+        let c = self.engine.counters(port.id);
+        let drops = DropReason::ALL.iter().map(|r| (r.name().to_owned(), c.drops[r.index()]));
+        PortStats {
+            name: name.to_owned(),
+            bridge: port.spec.bridge.clone(),
+            rx_packets: c.rx_packets,
+            rx_bytes: c.rx_bytes,
+            tx_packets: c.tx_packets,
+            tx_bytes: c.tx_bytes,
+            tx_frames: c.tx_frames,
+            replicated: c.replicated,
+            absorbed: c.absorbed,
+            drops: drops.filter(|(_, n)| *n > 0).collect(),
+            ring_drops: match &port.device {
+                Some(Device::Tap(tap)) => tap.ring_drops(),
+                Some(Device::Adopted(adopted)) => adopted.ring_drops(),
+                Some(Device::Memory) | None => 0,
+            },
+        }
     }
 }
 

@@ -410,7 +410,11 @@ impl World for KernelWorld {
     }
 
     fn stats(&self) -> Vec<PortStats> {
-        self.observe_stats()
+        self.ports.iter().map(|(name, port)| self.observe_stats(name, port)).collect()
+    }
+
+    fn port_stats(&self, name: &str) -> Option<PortStats> {
+        self.ports.get(name).map(|port| self.observe_stats(name, port))
     }
 
     fn workers(&self) -> u16 {
