@@ -81,12 +81,35 @@ pub(crate) fn no_bridge(name: &str) -> Error {
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
+        one_line(&self.message, f)?;
         if !self.hint.is_empty() {
-            write!(f, "; {}", self.hint)?;
+            f.write_str("; ")?;
+            one_line(&self.hint, f)?;
         }
         Ok(())
     }
 }
 
+/// Names and paths from users may contain line ends and what terminals take for commands.
+fn one_line(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    for part in text.split_inclusive(char::is_control) {
+        match part.char_indices().next_back() {
+            Some((at, c)) if c.is_control() => write!(f, "{}{}", &part[..at], c.escape_default())?,
+            _ => f.write_str(part)?,
+        }
+    }
+    Ok(())
+}
+
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_is_in_it() {
+        let error = Error::not_found("there is no web\nfile \u{1b}[31mröd").hint("try\tthat");
+        assert_eq!(error.to_string(), "there is no web\\nfile \\u{1b}[31mröd; try\\tthat");
+    }
+}

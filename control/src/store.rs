@@ -10,6 +10,8 @@ use crate::model::Desired;
 use crate::{Error, ErrorKind, Result, files};
 
 const FILE: &str = "state.toml";
+/// How the names of files begin that are being written.
+const UNFINISHED: &str = ".state-";
 const VERSION: i64 = 1;
 const HEADER: &str = "# Written by the trunkline daemon after every change. Use 'trunkline export' and 'trunkline apply'\n\
                       # to read and change it; edit it only while no daemon runs.\n";
@@ -34,6 +36,7 @@ impl Store {
     pub fn open(dir: &Path) -> Result<(Store, Desired)> {
         fs::create_dir_all(dir).map_err(|e| failed(dir, "make the state directory", &e))?;
         let store = Store { dir: dir.to_owned() };
+        store.sweep();
         let path = store.path();
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8(bytes).map_err(|e| {
@@ -47,6 +50,15 @@ impl Store {
         let desired =
             files::parse_state(&path.display().to_string(), &text, VERSION).map_err(|e| corrupt(&path, e))?;
         Ok((store, desired))
+    }
+
+    /// Removes what daemons left that were killed while they wrote.
+    fn sweep(&self) {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|e| e.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes())) {
+            // It is only in the way.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 
     /// The file.
@@ -65,7 +77,7 @@ impl Store {
     fn write(&self, desired: &Desired) -> io::Result<()> {
         let body = toml::to_string(&StateFile { version: VERSION, desired }).map_err(io::Error::other)?;
         // Made with mode 0600.
-        let mut file = tempfile::Builder::new().prefix(".state-").tempfile_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir)?;
         file.write_all(HEADER.as_bytes())?;
         file.write_all(body.as_bytes())?;
         file.as_file().sync_all()?;
@@ -111,6 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, empty) = Store::open(&dir.path().join("a/b")).unwrap();
         assert_eq!(empty, Desired::default());
+        fs::write(dir.path().join("a/b/.state-1234"), "half").unwrap();
         for desired in [sample(), Desired::default()] {
             store.save(&desired).unwrap();
             assert_eq!(Store::open(&dir.path().join("a/b")).unwrap().1, desired);

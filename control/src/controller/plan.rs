@@ -57,7 +57,9 @@ impl Plan {
                     if (before.ageing, before.max_macs) != (spec.ageing, spec.max_macs) {
                         plan.update_bridges.push(name.clone());
                     }
-                    before.static_fdb != spec.static_fdb
+                    // A table of another size may have no room where an entry has to be: then it is refused.
+                    let resized = before.max_macs != spec.max_macs && !spec.static_fdb.is_empty();
+                    resized || before.static_fdb != spec.static_fdb
                 }
             };
             if statics_differ || (touched.contains(name.as_str()) && !spec.static_fdb.is_empty()) {

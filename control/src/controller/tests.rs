@@ -166,3 +166,21 @@ async fn after_stop_nothing_is_edited() {
     let error = controller.edit(|d| Ok(d.ports.remove("a"))).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Internal);
 }
+
+#[tokio::test]
+async fn a_bridge_with_other_ports_is_announced_even_if_they_are_as_many() {
+    let (controller, _world) = furnished().await;
+    let mut events = controller.watch();
+    let swap = |d: &mut Desired| {
+        let spec = d.ports.remove("b").unwrap();
+        Ok(d.ports.insert("c".into(), spec))
+    };
+    controller.edit(swap).await.unwrap();
+    let mut ports = None;
+    while let Ok(event) = events.try_recv() {
+        if let Event::Bridge(bridge) = event {
+            ports = Some(bridge.ports);
+        }
+    }
+    assert_eq!(ports.unwrap(), ["a", "c"]);
+}
