@@ -106,7 +106,8 @@ removed; what was made by command and is not named stays.")]
   trunkline stop
   trunkline stop --release
 
-Interfaces of containers stay for the next daemon, without passing frames, unless --release is given.")]
+Interfaces of containers stay for the next daemon, without passing frames, unless --release is given.
+That also lets go of those a daemon left that is gone.")]
     Stop {
         /// Let go of all interfaces too: those of TAP ports vanish
         #[arg(long)]
