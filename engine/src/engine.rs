@@ -67,8 +67,9 @@ pub struct PortIo {
     pub tx: Vec<Arc<dyn TxQueue>>,
 }
 
-/// The running data path. All methods may be called from any thread; those that change something block
-/// until every worker has taken up the change, a few milliseconds at most.
+/// The running data path. All methods may be called from any thread. What is added is in force from each
+/// worker's next batch on; those that change or take away something return when every worker has taken it up,
+/// after a batch at most.
 pub struct Engine {
     state: Mutex<State>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -85,6 +86,8 @@ struct State {
     next_bridge: u32,
     bridges: Vec<Option<BridgeState>>,
     ports: Vec<Option<PortState>>,
+    /// Earlier snapshots that a worker may still refer to.
+    retired: Vec<Arc<Snapshot>>,
     /// Receive queues owned by each worker.
     load: Vec<usize>,
 }
@@ -170,7 +173,7 @@ impl Engine {
             b.fdb = Arc::new(b.fdb.resized(config.max_macs));
         }
         b.config = config;
-        self.publish(state);
+        self.publish_and_wait(state);
     }
 
     /// Removes a bridge and detaches its ports, which must have been removed before.
@@ -178,7 +181,7 @@ impl Engine {
         let state = &mut *self.state.lock();
         if let Some(slot) = state.bridge_slot(bridge) {
             state.bridges[slot] = None;
-            self.publish(state);
+            self.publish_and_wait(state);
         }
     }
 
@@ -216,7 +219,7 @@ impl Engine {
         config.id = port;
         p.config = config;
         p.view.mtu = mtu;
-        self.publish(state);
+        self.publish_and_wait(state);
     }
 
     /// Gives a port its descriptors, in place of the old ones if it had any. `software_offload`: segment and
@@ -268,7 +271,7 @@ impl Engine {
         if let Some(slot) = state.ports.get_mut(port.index()) {
             *slot = None;
         }
-        self.publish(state);
+        self.publish_and_wait(state);
         // Only now can no worker learn an address there again.
         if let Some(fdb) = fdb {
             fdb.forget_port(port);
@@ -310,7 +313,7 @@ impl Engine {
             state.load[worker] -= 1;
             self.command(worker, Command::Remove { port });
         }
-        self.publish(state);
+        self.publish_and_wait(state);
     }
 
     fn command(&self, worker: usize, command: Command) {
@@ -318,22 +321,29 @@ impl Engine {
         let _ = self.workers[worker].lock().commands.send(command);
     }
 
-    /// Makes the state the one workers run on.
+    /// Makes the state the one workers run on from their next batch on. Enough for what is only added.
     fn publish(&self, state: &mut State) {
         state.epoch += 1;
-        let old = self.snapshot.swap(Arc::new(state.snapshot()));
-        self.wake_and_wait(state.epoch);
-        // Dropped here, so that no worker pays for it: this may close descriptors.
-        drop(old);
+        state.retired.push(self.snapshot.swap(Arc::new(state.snapshot())));
+        for worker in &self.workers {
+            let _ = worker.lock().waker.wake();
+        }
+        // What no worker refers to is freed here, so that no worker pays for it.
+        state.retired.retain(|old| Arc::strong_count(old) > 1);
+    }
+
+    /// The same, and waits until nobody refers to anything older: for what is changed or taken away.
+    fn publish_and_wait(&self, state: &mut State) {
+        self.publish(state);
+        self.wait(state.epoch);
+        // This may close descriptors.
+        state.retired.clear();
         self.graveyard.try_iter().for_each(drop);
     }
 
-    fn wake_and_wait(&self, epoch: u64) {
-        let handles: Vec<_> = self.workers.iter().map(|w| w.lock()).collect();
-        for handle in &handles {
-            let _ = handle.waker.wake();
-        }
-        for handle in &handles {
+    fn wait(&self, epoch: u64) {
+        for worker in &self.workers {
+            let handle = worker.lock();
             let mut patience = 0;
             let running = || handle.thread.as_ref().is_some_and(|t| !t.is_finished());
             while handle.epoch.load(Ordering::Acquire) < epoch && running() {

@@ -308,7 +308,7 @@ impl Worker {
         let _ = self.events_out.send(event);
     }
 
-    /// One batch from every queue that may have frames, in turn.
+    /// One batch from every queue that may have frames, in turn; from fewer when the control plane has news.
     fn serve_ready(&mut self) {
         let mut i = 0;
         while i < self.ready.len() {
@@ -323,6 +323,12 @@ impl Worker {
                 if let Some(queue) = &mut self.queues[slot] {
                     queue.ready = false;
                 }
+            }
+            if self.snapshot.load().epoch != self.epoch.load(Ordering::Relaxed) {
+                // Those served go to the end, so that a stream of changes starves none.
+                let served = i.min(self.ready.len());
+                self.ready.rotate_left(served);
+                return;
             }
         }
     }
