@@ -193,4 +193,11 @@ class TrunklineVeth(Trunkline):
             self.cli("port", "add", "br0", port, "--type", "afpacket", "--interface", port)
 
 
-PEERS = {"bridge": Bridge, "ovs": Ovs, "ovs-tso": OvsTso, "trunkline": Trunkline, "trunkline-veth": TrunklineVeth}
+class TrunklinePinned(Trunkline):
+    """The same, with its worker pinned to the last CPU."""
+
+    daemon_args = ["--pin"]
+
+
+PEERS = {"bridge": Bridge, "ovs": Ovs, "ovs-tso": OvsTso, "trunkline": Trunkline, "trunkline-veth": TrunklineVeth,
+         "trunkline-pinned": TrunklinePinned}

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   trunkline daemon
   trunkline daemon --config /etc/trunkline.toml --workers 2
-  trunkline --run-dir /tmp/run --state-dir /tmp/state daemon --no-pin")]
+  trunkline --run-dir /tmp/run --state-dir /tmp/state daemon --workers 2 --pin")]
     Daemon(DaemonArgs),
     /// Bridges: learning switches with VLANs
     #[command(subcommand)]
@@ -153,21 +153,12 @@ pub(crate) struct DaemonArgs {
     /// Worker threads; 0: one for every two CPUs, at most 4
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) workers: u16,
-    /// Pin each worker to a CPU (the default)
-    #[arg(long, overrides_with = "no_pin")]
-    pin: bool,
-    /// Let the kernel move the workers between CPUs
+    /// Pin each worker to a CPU, from the last one downwards, instead of letting the kernel place it
     #[arg(long)]
-    no_pin: bool,
+    pub(crate) pin: bool,
     /// Microseconds to poll before sleeping: lower latency for more CPU time
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) spin_us: u32,
-}
-
-impl DaemonArgs {
-    pub(crate) fn pinned(&self) -> bool {
-        self.pin || !self.no_pin
-    }
 }
 
 #[derive(Args, Debug, Default)]

@@ -19,7 +19,7 @@ use crate::snapshot::{PortView, Snapshot};
 use crate::worker::{self, Command, Handle, Setup};
 
 /// How workers run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineConfig {
     /// Worker threads; 0: one for every two CPUs this process may use, at most 4.
     pub workers: u16,
@@ -27,12 +27,6 @@ pub struct EngineConfig {
     pub pin: bool,
     /// Microseconds to poll before sleeping; 0: sleep at once.
     pub spin_us: u32,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        EngineConfig { workers: 0, pin: true, spin_us: 0 }
-    }
 }
 
 /// Names a bridge in the engine; never reused.

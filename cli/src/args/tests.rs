@@ -135,12 +135,12 @@ fn directories_are_global() {
 }
 
 #[test]
-fn pinning_is_the_default_and_the_last_word_counts() {
-    for (options, pinned) in [("", true), ("--pin", true), ("--no-pin", false), ("--no-pin --pin", true)] {
+fn workers_are_pinned_only_if_asked_for() {
+    for (options, pinned) in [("", false), ("--pin", true)] {
         let line = format!("trunkline daemon {options}");
         let Command::Daemon(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
             panic!()
         };
-        assert_eq!(args.pinned(), pinned, "{options}");
+        assert_eq!(args.pin, pinned, "{options}");
     }
 }

@@ -11,7 +11,7 @@ use crate::args::DaemonArgs;
 
 pub(super) fn run(run_dir: PathBuf, state_dir: PathBuf, args: DaemonArgs) -> Outcome {
     log();
-    let pin = args.pinned();
+    let pin = args.pin;
     let DaemonArgs { config, workers, spin_us, .. } = args;
     Ok(daemon::run(daemon::DaemonConfig { run_dir, state_dir, config, workers, pin, spin_us })?)
 }
