@@ -74,8 +74,7 @@ impl EgressQueues {
                     };
                     egress.send_all(batch);
                 }
-                // Decisions and queues are of one snapshot, so this does not happen; losing the packets
-                // uncounted would be worse than this branch.
+                // Decisions and queues are of one snapshot, so this does not happen.
                 None => pool.put_all(batch),
             }
         }
