@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trunkline_nat::{
-    Config, Filtering, Nat, NatDrop, Path, Prefix, Rule, RuleId, Sink, Toward, Uplink, Zone,
+    Config, DropReason, Filtering, Nat, Path, Prefix, Rule, RuleId, Sink, Toward, Uplink, Zone,
 };
 use trunkline_packet::{BATCH, Batch, Packet, Pool};
 
@@ -23,7 +23,7 @@ impl Sink for Back {
         black_box(toward);
         self.0.push(packet);
     }
-    fn drop(&mut self, _: Packet, reason: NatDrop) {
+    fn drop(&mut self, _: Packet, reason: DropReason) {
         panic!("dropped: {}", reason.name());
     }
 }

@@ -34,7 +34,6 @@
 
 mod config;
 mod conn;
-mod drops;
 mod fragment;
 mod index;
 mod info;
@@ -54,8 +53,8 @@ mod types;
 mod wheel;
 
 pub use config::{Config, Filtering, Timeouts};
-pub use drops::NatDrop;
 pub use info::{ConnInfo, ConnState, NatStats};
 pub use nat::{Nat, Sink, Toward};
 pub use rules::{Rule, RuleCounters, RuleError, RuleId};
+pub use trunkline_packet::DropReason;
 pub use types::{Endpoint, Inside, Outside, Path, Prefix, Uplink, Zone};

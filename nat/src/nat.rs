@@ -13,7 +13,7 @@ use crate::shard::shard_of;
 use crate::table::Table;
 use crate::types::{Inside, Key, Outside, Path, Side, Uplink, Zone};
 use crate::wheel::Tick;
-use crate::{NatDrop, NatStats};
+use crate::{DropReason, NatStats};
 
 /// Where a packet goes on to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -32,7 +32,7 @@ pub trait Sink {
     /// The packet is translated and may go on.
     fn forward(&mut self, packet: Packet, toward: Toward);
     /// The packet ends here.
-    fn drop(&mut self, packet: Packet, reason: NatDrop);
+    fn drop(&mut self, packet: Packet, reason: DropReason);
 }
 
 /// Connections looked at per packet, for expiry and for rules that changed.
@@ -57,7 +57,7 @@ pub struct Nat {
 }
 
 struct Ahead {
-    seen: Result<Seen, NatDrop>,
+    seen: Result<Seen, DropReason>,
     hash: u64,
     hint: u32,
 }
@@ -154,7 +154,7 @@ impl Nat {
                 self.table.remove(at, &mut self.rules);
             }
         }
-        self.fragments.sweep(now, budget.div_ceil(16), &mut |p| sink.drop(p, NatDrop::FragmentLost));
+        self.fragments.sweep(now, budget.div_ceil(16), &mut |p| sink.drop(p, DropReason::NatFragmentLost));
     }
 
     /// The worker that a packet must be given to, from any worker's tables. `None` when every worker would
@@ -235,7 +235,7 @@ impl Nat {
         &mut self,
         now: u64,
         path: Path,
-        seen: Result<Seen, NatDrop>,
+        seen: Result<Seen, DropReason>,
         hint: u32,
         mut packet: Packet,
         sink: &mut impl Sink,
@@ -251,7 +251,7 @@ impl Nat {
         self.done(now, result, packet, sink);
     }
 
-    fn done(&mut self, now: u64, result: Result<Toward, NatDrop>, packet: Packet, sink: &mut impl Sink) {
+    fn done(&mut self, now: u64, result: Result<Toward, DropReason>, packet: Packet, sink: &mut impl Sink) {
         match result {
             Ok(Toward::Hairpin(uplink, worker)) if worker == self.config.shard.0 => {
                 let path = Path::Hairpin(uplink);
@@ -265,19 +265,20 @@ impl Nat {
 
     fn fragment(&mut self, now: u64, path: Path, mut seen: Seen, mut packet: Packet, sink: &mut impl Sink) {
         let Some(piece) = parse::piece(packet.head(), &seen.ip) else {
-            return sink.drop(packet, NatDrop::Malformed);
+            return sink.drop(packet, DropReason::NatMalformed);
         };
         let (near, remote) = (seen.near.addr, seen.remote.addr);
         let (src, dst) = if path.side() == Side::Inside { (near, remote) } else { (remote, near) };
         let id = PacketId { path, src, dst, proto: seen.ip.proto, id: piece.id };
         let timeout = self.config.timeouts.fragment;
-        let fate = self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, NatDrop::FragmentLost));
+        let fate =
+            self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, DropReason::NatFragmentLost));
         match fate {
             Fate::First(at) => {
                 let ports = (seen.near.port, seen.remote.port);
                 let result = if matches!(seen.kind, Kind::Error) {
                     // RFC 1122 §3.2.2, RFC 4443 §2.4(c): errors are short.
-                    Err(NatDrop::IcmpUnmatched)
+                    Err(DropReason::NatIcmpUnmatched)
                 } else {
                     self.flow(now, path, &seen, NIL, &mut packet)
                 };
@@ -286,7 +287,7 @@ impl Nat {
                 while let Some(held) = self.fragments.release(at) {
                     match Seen::parse(&held, path) {
                         Ok(seen) if result.is_ok() => self.later(now, path, seen, ports, held, sink),
-                        _ => sink.drop(held, NatDrop::FragmentLost),
+                        _ => sink.drop(held, DropReason::NatFragmentLost),
                     }
                 }
             }
@@ -295,13 +296,13 @@ impl Nat {
                 self.later(now, path, seen, (near, remote), packet, sink);
             }
             Fate::Hold(at) => self.fragments.hold(at, packet),
-            Fate::Lost => sink.drop(packet, NatDrop::FragmentLost),
+            Fate::Lost => sink.drop(packet, DropReason::NatFragmentLost),
             Fate::Condemned(at) | Fate::Full(at) => {
                 let full = matches!(fate, Fate::Full(_));
-                let reason = if full { NatDrop::FragmentLimit } else { NatDrop::FragmentOverlap };
+                let reason = if full { DropReason::NatFragmentLimit } else { DropReason::NatFragmentOverlap };
                 sink.drop(packet, reason);
                 while let Some(held) = self.fragments.release(at) {
-                    sink.drop(held, NatDrop::FragmentLost);
+                    sink.drop(held, DropReason::NatFragmentLost);
                 }
             }
         }
@@ -320,7 +321,7 @@ impl Nat {
         (seen.near.port, seen.remote.port) = ports;
         let result = match self.lookup(now, path, &seen, NIL) {
             Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
-            None => Err(NatDrop::FragmentLost),
+            None => Err(DropReason::NatFragmentLost),
         };
         self.done(now, result, packet, sink);
     }
@@ -334,14 +335,14 @@ impl Nat {
         seen: &Seen,
         hint: u32,
         packet: &mut Packet,
-    ) -> Result<Toward, NatDrop> {
+    ) -> Result<Toward, DropReason> {
         let side = path.side();
         let segment = match seen.kind {
             Kind::Tcp => Some(seen.segment(packet.head())?),
             _ => None,
         };
         if segment.as_ref().is_some_and(|s| !s.flags_ok()) {
-            return Err(NatDrop::TcpFlags);
+            return Err(DropReason::NatTcpFlags);
         }
         let at = match self.lookup(now, path, seen, hint) {
             Some(at) => at,
@@ -349,7 +350,7 @@ impl Nat {
         };
         let conn = &mut self.table.conns[at as usize];
         if conn.is_hairpin() && matches!(path, Path::In(_)) {
-            return Err(NatDrop::Martian);
+            return Err(DropReason::NatMartian);
         }
         if let Some(segment) = &segment {
             if seen.ip.fragment == Fragment::First {
@@ -361,7 +362,11 @@ impl Nat {
             && reply == (side == conn.initiator())
         {
             // A query from outside is for whoever is pinged, not for the one who pings.
-            return Err(if side == Side::Inside { NatDrop::IcmpType } else { NatDrop::Unsolicited });
+            return Err(if side == Side::Inside {
+                DropReason::NatIcmpType
+            } else {
+                DropReason::NatUnsolicited
+            });
         }
         Ok(self.translate(now, side, at, seen, packet))
     }
@@ -422,10 +427,16 @@ impl Nat {
     }
 
     /// An ICMP error: about a packet that went the other way (RFC 5508 §4).
-    fn error(&mut self, now: u64, path: Path, seen: &Seen, packet: &mut Packet) -> Result<Toward, NatDrop> {
+    fn error(
+        &mut self,
+        now: u64,
+        path: Path,
+        seen: &Seen,
+        packet: &mut Packet,
+    ) -> Result<Toward, DropReason> {
         let side = path.side();
         let inner = parse::error_payload(packet, seen, side)?;
-        let at = self.lookup(now, path, &inner, NIL).ok_or(NatDrop::IcmpUnmatched)?;
+        let at = self.lookup(now, path, &inner, NIL).ok_or(DropReason::NatIcmpUnmatched)?;
         let conn = &self.table.conns[at as usize];
         let (Inside(local), Outside(external)) = (conn.local, conn.external);
         // It must be addressed to the sender of the packet. From inside it may come from a
@@ -435,7 +446,7 @@ impl Nat {
             Side::Inside => seen.remote.addr == conn.remote.addr,
         };
         if !mine {
-            return Err(NatDrop::IcmpUnmatched);
+            return Err(DropReason::NatIcmpUnmatched);
         }
         if local != external {
             let (end, to) = match side {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::NatDrop;
+use crate::DropReason;
 use crate::config::Filtering;
 use crate::conn::{Conn, Origin};
 use crate::list::NIL;
@@ -48,7 +48,7 @@ impl Nat {
         path: Path,
         seen: &Seen,
         segment: Option<&Segment>,
-    ) -> Result<u32, NatDrop> {
+    ) -> Result<u32, DropReason> {
         let proto = seen.ip.proto;
         let plan = match path {
             Path::Out(zone, uplink) => {
@@ -57,7 +57,7 @@ impl Nat {
             }
             // Our own addresses send from outside only by way of us.
             Path::In(uplink) if self.rules.is_external(uplink, seen.remote.addr) => {
-                return Err(NatDrop::Martian);
+                return Err(DropReason::NatMartian);
             }
             Path::In(uplink) | Path::Hairpin(uplink) => self.enter(now, uplink, seen, segment)?,
         };
@@ -99,12 +99,12 @@ impl Nat {
         added
     }
 
-    fn may_open(&self, seen: &Seen, segment: Option<&Segment>) -> Result<(), NatDrop> {
+    fn may_open(&self, seen: &Seen, segment: Option<&Segment>) -> Result<(), DropReason> {
         match (seen.kind, segment) {
             (Kind::Tcp, Some(segment)) if !Tcp::may_open(segment, self.config.pickup) => {
-                Err(NatDrop::TcpNoState)
+                Err(DropReason::NatTcpNoState)
             }
-            (Kind::Query { reply: true }, _) => Err(NatDrop::IcmpType),
+            (Kind::Query { reply: true }, _) => Err(DropReason::NatIcmpType),
             _ => Ok(()),
         }
     }
@@ -118,10 +118,10 @@ impl Nat {
         proto: u8,
         local: Inside<Endpoint>,
         remote: Endpoint,
-    ) -> Result<Plan, NatDrop> {
+    ) -> Result<Plan, DropReason> {
         let exit = self.rules.exit(zone, uplink, local.0.addr, self.config.route);
         if exit == Exit::Nowhere {
-            return Err(NatDrop::NoRule);
+            return Err(DropReason::NatNoRule);
         }
         let source = self.make_room(zone, local.0.addr)?;
         let plan = |external, rule, origin| Plan {
@@ -148,7 +148,7 @@ impl Nat {
         if self.is_free(now, uplink, proto, fixed.external, remote) {
             Ok(fixed)
         } else {
-            Err(NatDrop::Conflict)
+            Err(DropReason::NatConflict)
         }
     }
 
@@ -159,7 +159,7 @@ impl Nat {
         uplink: Uplink,
         seen: &Seen,
         segment: Option<&Segment>,
-    ) -> Result<Plan, NatDrop> {
+    ) -> Result<Plan, DropReason> {
         let (proto, external) = (seen.ip.proto, Outside(seen.near));
         let mut plan = match self.rules.entrance(uplink, proto, external) {
             Some((rule, zone, local)) => {
@@ -177,8 +177,9 @@ impl Nat {
                 }
             }
             None => {
-                let at = self.table.maps.of_external(uplink, proto, external).ok_or(NatDrop::Unsolicited)?;
-                let rule = self.mapping_rule(at).ok_or(NatDrop::Unsolicited)?;
+                let at =
+                    self.table.maps.of_external(uplink, proto, external).ok_or(DropReason::NatUnsolicited)?;
+                let rule = self.mapping_rule(at).ok_or(DropReason::NatUnsolicited)?;
                 let m = *self.table.maps.get(at);
                 let masquerade = self.masquerade(rule, m.zone, m.local.0.addr, m.source)?;
                 let allowed = match masquerade.filtering {
@@ -187,7 +188,7 @@ impl Nat {
                     Filtering::AddressAndPort => false,
                 };
                 if !allowed {
-                    return Err(NatDrop::Filtered);
+                    return Err(DropReason::NatFiltered);
                 }
                 Plan {
                     zone: m.zone,
@@ -208,25 +209,25 @@ impl Nat {
         if plan.mapping != mapping::NONE
             && self.table.maps.of_external(uplink, proto, external) != Some(plan.mapping)
         {
-            return Err(NatDrop::Unsolicited);
+            return Err(DropReason::NatUnsolicited);
         }
         let inside = Key::inside(plan.zone, proto, plan.local, seen.remote);
-        if self.is_key_free(now, Side::Inside, &inside) { Ok(plan) } else { Err(NatDrop::Conflict) }
+        if self.is_key_free(now, Side::Inside, &inside) { Ok(plan) } else { Err(DropReason::NatConflict) }
     }
 
     /// Makes sure that the source may have one more, and that there is room for one.
-    fn make_room(&mut self, zone: Zone, addr: Ipv6Addr) -> Result<u16, NatDrop> {
+    fn make_room(&mut self, zone: Zone, addr: Ipv6Addr) -> Result<u16, DropReason> {
         let at = self.table.sources.of(zone, addr);
         let source = self.table.sources.get(at);
         if source.conns >= self.config.source_limit {
             let own = source.list.first;
             if own == NIL {
-                return Err(NatDrop::SourceLimit);
+                return Err(DropReason::NatSourceLimit);
             }
             self.give_up(own);
         }
         if self.table.is_full() {
-            let victim = self.table.sources.victim().ok_or(NatDrop::TableFull)?;
+            let victim = self.table.sources.victim().ok_or(DropReason::NatTableFull)?;
             self.give_up(victim);
         }
         Ok(at)
@@ -238,14 +239,20 @@ impl Nat {
     }
 
     /// What the masquerade rule says for an inside address.
-    fn masquerade(&self, rule: u16, zone: Zone, addr: Ipv6Addr, source: u16) -> Result<Masquerade, NatDrop> {
-        let slot = self.rules.slot(rule).ok_or(NatDrop::NoRule)?;
-        let Rule::Masquerade { ports, filtering, .. } = slot.rule else { return Err(NatDrop::NoRule) };
+    fn masquerade(
+        &self,
+        rule: u16,
+        zone: Zone,
+        addr: Ipv6Addr,
+        source: u16,
+    ) -> Result<Masquerade, DropReason> {
+        let slot = self.rules.slot(rule).ok_or(DropReason::NatNoRule)?;
+        let Rule::Masquerade { ports, filtering, .. } = slot.rule else { return Err(DropReason::NatNoRule) };
         // Paired: the same for every port of the host, on every worker (RFC 4787 REQ-2).
         let mixed = (u128::from(addr) ^ u128::from(zone.0) << 64)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let pick = (mixed >> 64) as u64 % slot.pool.len().max(1) as u64;
-        let address = *slot.pool.get(pick as usize).ok_or(NatDrop::NoRule)?;
+        let address = *slot.pool.get(pick as usize).ok_or(DropReason::NatNoRule)?;
         Ok(Masquerade { rule, address, ports, filtering, source })
     }
 
@@ -260,12 +267,12 @@ impl Nat {
         local: Inside<Endpoint>,
         remote: Endpoint,
         m: &Masquerade,
-    ) -> Result<(Outside<Endpoint>, u32), NatDrop> {
+    ) -> Result<(Outside<Endpoint>, u32), DropReason> {
         let addr = self.rules.externals.get(m.address).addr;
         let Some(class) = port_class(proto) else {
             let external = Outside(Endpoint { addr, port: 0 });
             let free = self.is_free(now, uplink, proto, external, remote);
-            return if free { Ok((external, mapping::NONE)) } else { Err(NatDrop::NoPort) };
+            return if free { Ok((external, mapping::NONE)) } else { Err(DropReason::NatNoPort) };
         };
         if let Some(at) = self.table.maps.of_local(zone, uplink, proto, local) {
             if self.mapping_rule(at) == Some(m.rule) {
@@ -283,7 +290,7 @@ impl Nat {
         if self.table.sources.get(source).ports >= self.config.source_ports {
             let own = self.table.sources.get(source).list.first;
             if own == NIL || !self.is_only(own) {
-                return Err(NatDrop::SourcePorts);
+                return Err(DropReason::NatSourcePorts);
             }
             self.give_up(own);
         }
@@ -324,7 +331,7 @@ impl Nat {
                     self.table.maps.remove(at);
                 }
                 self.rules.externals.give(m.address, class, port);
-                Err(if free { NatDrop::TableFull } else { NatDrop::Conflict })
+                Err(if free { DropReason::NatTableFull } else { DropReason::NatConflict })
             }
         }
     }
@@ -361,10 +368,10 @@ impl Nat {
         local: Inside<Endpoint>,
         remote: Endpoint,
         m: &Masquerade,
-    ) -> Result<(Outside<Endpoint>, u32), NatDrop> {
-        let class = port_class(proto).ok_or(NatDrop::NoPort)?;
+    ) -> Result<(Outside<Endpoint>, u32), DropReason> {
+        let class = port_class(proto).ok_or(DropReason::NatNoPort)?;
         if self.config.strict_eim {
-            return Err(NatDrop::NoPort);
+            return Err(DropReason::NatNoPort);
         }
         let addr = self.rules.externals.get(m.address).addr;
         let wish = Some(local.0.port).filter(|port| (m.ports.0..=m.ports.1).contains(port));
@@ -378,7 +385,7 @@ impl Nat {
                 return Ok((external, mapping::NONE));
             }
         }
-        Err(NatDrop::NoPort)
+        Err(DropReason::NatNoPort)
     }
 
     /// Whether no live connection has this external endpoint and remote.

@@ -6,7 +6,7 @@ use trunkline_packet::checksum::{Sum, ipv4_header_ok};
 use trunkline_packet::headers::{Fragment, Headers, IpVersion, read16};
 use trunkline_packet::{Packet, headers::proto};
 
-use crate::NatDrop;
+use crate::DropReason;
 use crate::tcp::Segment;
 use crate::types::{Endpoint, Path, Side, is_unicast};
 
@@ -81,14 +81,14 @@ pub(crate) fn addresses(head: &[u8], ip: &Headers) -> Option<(Ipv6Addr, Ipv6Addr
 impl Seen {
     /// Reads a packet.
     #[inline]
-    pub(crate) fn parse(packet: &Packet, path: Path) -> Result<Seen, NatDrop> {
+    pub(crate) fn parse(packet: &Packet, path: Path) -> Result<Seen, DropReason> {
         let side = path.side();
         let head = packet.head();
-        let ip = Headers::of_frame(head).ok_or(NatDrop::Malformed)?;
+        let ip = Headers::of_frame(head).ok_or(DropReason::NatMalformed)?;
         if !ip.is_whole(packet.len()) {
-            return Err(NatDrop::Malformed);
+            return Err(DropReason::NatMalformed);
         }
-        let (src, dst) = addresses(head, &ip).ok_or(NatDrop::Malformed)?;
+        let (src, dst) = addresses(head, &ip).ok_or(DropReason::NatMalformed)?;
         check_addresses(&ip, src, dst)?;
         if ip.extended {
             check_routing(head, &ip)?;
@@ -98,7 +98,7 @@ impl Seen {
         // Only a hairpinned packet goes from one of our own addresses to it.
         let same_end = seen.near == seen.remote && matches!(seen.kind, Kind::Tcp | Kind::Udp);
         if src == dst && (same_end || !matches!(path, Path::Hairpin(_))) {
-            return Err(NatDrop::Land);
+            return Err(DropReason::NatLand);
         }
         Ok(seen)
     }
@@ -122,7 +122,7 @@ impl Seen {
 
     /// Finds the ports.
     #[inline]
-    fn transport(&mut self, head: &[u8], side: Side) -> Result<(), NatDrop> {
+    fn transport(&mut self, head: &[u8], side: Side) -> Result<(), DropReason> {
         if self.ip.fragment == Fragment::Later {
             self.kind = Kind::Later;
             return Ok(());
@@ -130,8 +130,11 @@ impl Seen {
         let l4 = usize::from(self.ip.l4);
         // Eight bytes are in every whole packet of these protocols, and in every ICMP error (RFC 792).
         let enough = l4 + 8 <= head.len() && l4 as u32 + 8 <= self.ip.end;
-        let short =
-            if self.ip.fragment == Fragment::First { NatDrop::FragmentTiny } else { NatDrop::Malformed };
+        let short = if self.ip.fragment == Fragment::First {
+            DropReason::NatFragmentTiny
+        } else {
+            DropReason::NatMalformed
+        };
         let field = |at| read16(head, l4 + at).filter(|_| enough).ok_or(short);
         match (self.ip.version, self.ip.proto) {
             (_, proto::TCP | proto::UDP) => {
@@ -149,11 +152,11 @@ impl Seen {
                 } else if is_error(version, icmp_type) {
                     self.kind = Kind::Error;
                 } else {
-                    return Err(NatDrop::IcmpType);
+                    return Err(DropReason::NatIcmpType);
                 }
             }
             // The one's protocol over the other.
-            (_, proto::ICMP | proto::ICMPV6) => return Err(NatDrop::IcmpType),
+            (_, proto::ICMP | proto::ICMPV6) => return Err(DropReason::NatIcmpType),
             _ => {}
         }
         Ok(())
@@ -161,9 +164,12 @@ impl Seen {
 
     /// The TCP segment, with the payload length of the whole packet, superframe or not.
     #[inline]
-    pub(crate) fn segment(&self, head: &[u8]) -> Result<Segment, NatDrop> {
-        let short =
-            if self.ip.fragment == Fragment::First { NatDrop::FragmentTiny } else { NatDrop::Malformed };
+    pub(crate) fn segment(&self, head: &[u8]) -> Result<Segment, DropReason> {
+        let short = if self.ip.fragment == Fragment::First {
+            DropReason::NatFragmentTiny
+        } else {
+            DropReason::NatMalformed
+        };
         let l4 = usize::from(self.ip.l4);
         let header = self.ip.transport_len(head).ok_or(short)?;
         let len = self.ip.end.checked_sub((l4 + header) as u32).ok_or(short)?;
@@ -171,16 +177,16 @@ impl Seen {
     }
 }
 
-fn check_addresses(ip: &Headers, src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), NatDrop> {
+fn check_addresses(ip: &Headers, src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), DropReason> {
     // An IPv4 address in an IPv6 header would be taken for the real one (RFC 6890: not forwardable).
     let posing =
         ip.version == IpVersion::V6 && (src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some());
-    if posing || !is_unicast(src) || !is_unicast(dst) { Err(NatDrop::Martian) } else { Ok(()) }
+    if posing || !is_unicast(src) || !is_unicast(dst) { Err(DropReason::NatMartian) } else { Ok(()) }
 }
 
 /// Refuses source routes: IPv4 options (RFC 7126 §4.3, §4.4), IPv6 routing headers that are not used up
 /// (RFC 5095), with which the checksum would cover another destination than the header's.
-fn check_routing(head: &[u8], ip: &Headers) -> Result<(), NatDrop> {
+fn check_routing(head: &[u8], ip: &Headers) -> Result<(), DropReason> {
     let (l3, l4) = (usize::from(ip.l3), usize::from(ip.l4));
     if ip.version == IpVersion::V4 {
         let mut options = head.get(l3 + 20..l4).unwrap_or_default();
@@ -188,17 +194,17 @@ fn check_routing(head: &[u8], ip: &Headers) -> Result<(), NatDrop> {
             match *options {
                 [] | [0, ..] => return Ok(()),
                 [1, ref rest @ ..] => options = rest,
-                [131 | 137, ..] => return Err(NatDrop::SourceRoute),
+                [131 | 137, ..] => return Err(DropReason::NatSourceRoute),
                 [_, len, ..] if len >= 2 && usize::from(len) <= options.len() => {
                     options = &options[usize::from(len)..];
                 }
-                _ => return Err(NatDrop::Malformed),
+                _ => return Err(DropReason::NatMalformed),
             }
         }
     }
     for (kind, at) in extensions(head, ip) {
         if kind == ROUTING && head.get(at + 3).is_some_and(|left| *left != 0) {
-            return Err(NatDrop::SourceRoute);
+            return Err(DropReason::NatSourceRoute);
         }
     }
     Ok(())
@@ -259,23 +265,23 @@ pub(crate) fn piece(head: &[u8], ip: &Headers) -> Option<Piece> {
 
 /// The packet inside an ICMP error of `side`, once the error's own checksum and the inner header's are found
 /// right (RFC 5508 REQ-3). The inner transport checksum is not judged: what it covers is cut off.
-pub(crate) fn error_payload(packet: &Packet, seen: &Seen, side: Side) -> Result<Seen, NatDrop> {
+pub(crate) fn error_payload(packet: &Packet, seen: &Seen, side: Side) -> Result<Seen, DropReason> {
     let (l4, end) = (usize::from(seen.ip.l4), seen.ip.end as usize);
     // Errors are short: all of one is in the head.
-    let head = packet.head().get(..end).ok_or(NatDrop::Malformed)?;
+    let head = packet.head().get(..end).ok_or(DropReason::NatMalformed)?;
     let start = match seen.ip.version {
         IpVersion::V4 => Sum::ZERO,
         IpVersion::V6 => seen.ip.pseudo(head, (end - l4) as u32),
     };
     if packet.meta().offload.csum.is_full() && start.bytes(&head[l4..]).fold() != 0xffff {
-        return Err(NatDrop::IcmpChecksum);
+        return Err(DropReason::NatIcmpChecksum);
     }
-    let inner = Seen::embedded(head, l4 + 8, side).ok_or(NatDrop::IcmpUnmatched)?;
+    let inner = Seen::embedded(head, l4 + 8, side).ok_or(DropReason::NatIcmpUnmatched)?;
     if inner.ip.version != seen.ip.version {
-        return Err(NatDrop::IcmpUnmatched);
+        return Err(DropReason::NatIcmpUnmatched);
     }
     if !ipv4_header_ok(head, &inner.ip) {
-        return Err(NatDrop::IcmpChecksum);
+        return Err(DropReason::NatIcmpChecksum);
     }
     Ok(inner)
 }

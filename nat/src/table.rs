@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 
-use crate::NatDrop;
+use crate::DropReason;
 use crate::conn::Conn;
 use crate::index::Index;
 use crate::mapping::{self, Mappings};
@@ -65,9 +65,9 @@ impl Table {
     }
 
     /// Adds a connection of a known source; its keys are not there yet.
-    pub(crate) fn add(&mut self, now: Tick, conn: Conn) -> Result<u32, NatDrop> {
+    pub(crate) fn add(&mut self, now: Tick, conn: Conn) -> Result<u32, DropReason> {
         if self.is_full() {
-            return Err(NatDrop::TableFull);
+            return Err(DropReason::NatTableFull);
         }
         let at = match self.free.pop() {
             Some(at) => {
@@ -87,7 +87,7 @@ impl Table {
             }
             self.conns[at as usize].set_free();
             self.free.push(at);
-            return Err(NatDrop::TableFull);
+            return Err(DropReason::NatTableFull);
         }
         self.wheel.add(now, at, &mut self.conns);
         let source = self.sources.get_mut(conn.source);

@@ -18,7 +18,7 @@
 
 use trunkline_packet::headers::{read16, read32};
 
-use crate::NatDrop;
+use crate::DropReason;
 use crate::types::Side;
 
 /// FIN.
@@ -245,9 +245,9 @@ impl Tcp {
     /// Takes a segment of `side`. `Ok` means it goes on; the new phase is [`Tcp::phase`].
     ///
     /// # Errors
-    /// [`NatDrop::TcpWindow`], [`NatDrop::TcpReset`].
+    /// [`DropReason::NatTcpWindow`], [`DropReason::NatTcpReset`].
     #[inline]
-    pub(crate) fn take(&mut self, side: Side, seg: &Segment) -> Result<(), NatDrop> {
+    pub(crate) fn take(&mut self, side: Side, seg: &Segment) -> Result<(), DropReason> {
         if seg.has(SYN) && self.syn(side, seg) {
             return Ok(());
         }
@@ -318,7 +318,7 @@ impl Tcp {
     }
 
     /// The first segment of the second peer.
-    fn first_words(&mut self, side: Side, seg: &Segment, mut s: Peer, mut r: Peer) -> Result<(), NatDrop> {
+    fn first_words(&mut self, side: Side, seg: &Segment, mut s: Peer, mut r: Peer) -> Result<(), DropReason> {
         if !r.is(KNOWN) {
             // Picked up in the middle: nothing is known of the scale, so windows say nothing.
             self.misc |= LIBERAL;
@@ -345,7 +345,7 @@ impl Tcp {
                 self.misc |= WAS_RESET;
                 Ok(())
             } else {
-                Err(NatDrop::TcpReset)
+                Err(DropReason::NatTcpReset)
             };
         }
         if !seg.has(SYN) {
@@ -353,7 +353,7 @@ impl Tcp {
             return Ok(());
         }
         if !acceptable {
-            return if self.misc & LIBERAL != 0 { Ok(()) } else { Err(NatDrop::TcpWindow) };
+            return if self.misc & LIBERAL != 0 { Ok(()) } else { Err(DropReason::NatTcpWindow) };
         }
         self.answer(side, seg, r);
         Ok(())
@@ -379,7 +379,7 @@ impl Tcp {
 
     /// RFC 5961 §3.2: a reset closes only when its number is exactly what the receiver expects; inside the
     /// window it makes the receiver answer, so it goes on and changes nothing.
-    fn reset(&mut self, side: Side, seg: &Segment, s: Peer, r: Peer) -> Result<(), NatDrop> {
+    fn reset(&mut self, side: Side, seg: &Segment, s: Peer, r: Peer) -> Result<(), DropReason> {
         // Before anything was acknowledged, the opener gives up right behind its SYN.
         let exact = seg.seq == s.end || (r.is(ACKED) && seg.seq == r.max_ack);
         // A sender that knows nothing of the connection answers a late SYN with number 0 (RFC 9293 §3.5.2).
@@ -389,11 +389,11 @@ impl Tcp {
         }
         let old = r.is(ACKED) && after(r.max_ack, seg.seq);
         let inside = !old && !after(seg.seq, s.max_end);
-        if inside || self.misc & LIBERAL != 0 { Ok(()) } else { Err(NatDrop::TcpReset) }
+        if inside || self.misc & LIBERAL != 0 { Ok(()) } else { Err(DropReason::NatTcpReset) }
     }
 
     #[inline]
-    fn in_window(&self, seg: &Segment, s: &Peer, r: &Peer) -> Result<(), NatDrop> {
+    fn in_window(&self, seg: &Segment, s: &Peer, r: &Peer) -> Result<(), DropReason> {
         if self.misc & LIBERAL != 0 {
             return Ok(());
         }
@@ -403,7 +403,7 @@ impl Tcp {
         let ack = !seg.has(ACK)
             || !r.is(KNOWN)
             || (!after(seg.ack, r.end) && !after(r.end.wrapping_sub(ack_window), seg.ack));
-        if data && ack { Ok(()) } else { Err(NatDrop::TcpWindow) }
+        if data && ack { Ok(()) } else { Err(DropReason::NatTcpWindow) }
     }
 
     /// Takes over the numbers of a segment that was found good.

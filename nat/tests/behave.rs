@@ -3,7 +3,7 @@
 mod kit;
 
 use kit::*;
-use trunkline_nat::{Config, Filtering, NatDrop, Path, Rule, RuleError, RuleId, Toward};
+use trunkline_nat::{Config, DropReason, Filtering, Path, Rule, RuleError, RuleId, Toward};
 
 #[test]
 fn udp_out_and_back_in_both_families() {
@@ -60,7 +60,7 @@ fn rfc4787_req3_ports_are_preserved_and_not_overloaded_while_they_last() {
         assert!(host != 1 || ext.port() == 2003);
         assert!((2000..=2009).contains(&ext.port()) && seen.insert(ext));
     }
-    assert_eq!(w.out(&udp("10.77.0.11:2003", "198.51.100.9:53", b"")), Err(NatDrop::NoPort));
+    assert_eq!(w.out(&udp("10.77.0.11:2003", "198.51.100.9:53", b"")), Err(DropReason::NatNoPort));
     assert_eq!(w.nat.stats().early_drops, 0);
 }
 
@@ -94,7 +94,7 @@ fn shared_ports_are_told_apart_by_destination() {
     assert_eq!(dst(&back), addr("10.77.0.2:2000"));
     let back = w.back(&udp("198.51.100.1:53", "192.0.2.10:2000", b"")).unwrap();
     assert_eq!(dst(&back), addr("10.77.0.1:2000"));
-    assert_eq!(w.out(&udp("10.77.0.3:2000", "198.51.100.1:53", b"")), Err(NatDrop::NoPort));
+    assert_eq!(w.out(&udp("10.77.0.3:2000", "198.51.100.1:53", b"")), Err(DropReason::NatNoPort));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn rfc4787_req5_and_req6_timers() {
     w.pass(299_999);
     assert!(w.back(&udp(r, ext, b"")).is_ok(), "outbound packets refresh");
     w.pass(301_000);
-    assert_eq!(w.back(&udp(r, ext, b"")), Err(NatDrop::Unsolicited));
+    assert_eq!(w.back(&udp(r, ext, b"")), Err(DropReason::NatUnsolicited));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn rfc4787_req8_filtering() {
         for got in [other_port, stranger] {
             match got {
                 Ok(frame) => assert_eq!(dst(&frame), addr("10.77.0.9:5000")),
-                Err(reason) => assert_eq!(reason, NatDrop::Filtered),
+                Err(reason) => assert_eq!(reason, DropReason::NatFiltered),
             }
         }
         w.pass(400_000);
@@ -153,7 +153,7 @@ fn rfc4787_req9_hairpin_with_the_external_source() {
         let back = w.out(&udp(b, a_ext, b"y")).unwrap();
         assert_eq!(ends(&back), (addr(b_ext), addr(a)));
         // Nobody outside may pretend to be us.
-        assert_eq!(w.back(&udp(b_ext, a_ext, b"z")), Err(NatDrop::Land));
+        assert_eq!(w.back(&udp(b_ext, a_ext, b"z")), Err(DropReason::NatLand));
     }
 }
 
@@ -174,7 +174,7 @@ fn published_ports_from_outside_from_inside_and_from_the_container_itself() {
     }
     assert_eq!(
         w.back(&tcp("198.51.100.7:999", "192.0.2.10:8081", Seg::new(SYN, 5, 0))),
-        Err(NatDrop::Unsolicited)
+        Err(DropReason::NatUnsolicited)
     );
 }
 
@@ -243,7 +243,7 @@ fn protocols_without_ports_are_told_apart_by_address() {
     };
     assert_eq!(src(&w.out(&esp("10.77.0.9:1", "198.51.100.1:1")).unwrap()).ip(), ip("192.0.2.10"));
     assert_eq!(dst(&w.back(&esp("198.51.100.1:1", "192.0.2.10:1")).unwrap()).ip(), ip("10.77.0.9"));
-    assert_eq!(w.out(&esp("10.77.0.8:1", "198.51.100.1:1")), Err(NatDrop::NoPort));
+    assert_eq!(w.out(&esp("10.77.0.8:1", "198.51.100.1:1")), Err(DropReason::NatNoPort));
     assert!(w.out(&esp("10.77.0.8:1", "198.51.100.2:1")).is_ok());
 }
 
@@ -260,12 +260,12 @@ fn rfc5508_queries_and_their_timer() {
         assert_ne!(second.port(), 3000, "one identifier, two hosts");
         let back = w.back(&ping(r, ext, second.port(), true)).unwrap();
         assert_eq!(dst(&back), std::net::SocketAddr::new(ip(b), 3000));
-        assert_eq!(w.back(&ping(r, ext, 3000, false)), Err(NatDrop::Unsolicited), "we are pinged");
+        assert_eq!(w.back(&ping(r, ext, 3000, false)), Err(DropReason::NatUnsolicited), "we are pinged");
         w.pass(59_999);
         assert!(w.back(&ping(r, ext, 3000, true)).is_ok());
         w.pass(61_000);
-        assert_eq!(w.back(&ping(r, ext, 3000, true)), Err(NatDrop::Unsolicited));
-        assert_eq!(w.out(&ping(a, r, 4000, true)), Err(NatDrop::IcmpType));
+        assert_eq!(w.back(&ping(r, ext, 3000, true)), Err(DropReason::NatUnsolicited));
+        assert_eq!(w.out(&ping(a, r, 4000, true)), Err(DropReason::NatIcmpType));
     }
 }
 
@@ -292,13 +292,13 @@ fn zones_keep_equal_addresses_apart() {
 fn routed_connections_are_tracked_untranslated() {
     let mut w = World::new(Config::for_capacity(64), &[]);
     let (a, r) = ("[fd99::9]:5000", "[2001:db8:1::1]:53");
-    assert_eq!(w.back(&udp(r, a, b"")), Err(NatDrop::Unsolicited));
+    assert_eq!(w.back(&udp(r, a, b"")), Err(DropReason::NatUnsolicited));
     let p = udp(a, r, b"");
     assert_eq!(w.out(&p), Ok(p));
     let p = udp(r, a, b"");
     assert_eq!(w.back(&p), Ok(p));
     let mut w = World::new(Config { route: false, ..Config::for_capacity(64) }, &[]);
-    assert_eq!(w.out(&udp(a, r, b"")), Err(NatDrop::NoRule));
+    assert_eq!(w.out(&udp(a, r, b"")), Err(DropReason::NatNoRule));
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn rfc6888_req4_limits_per_source() {
         w.back(&udp("198.51.100.1:53", &ext.to_string(), b"")).unwrap();
         w.out(&udp(&a, "198.51.100.1:53", b"")).unwrap();
     }
-    assert_eq!(w.out(&udp("10.77.0.9:6", "198.51.100.1:53", b"")), Err(NatDrop::SourcePorts));
+    assert_eq!(w.out(&udp("10.77.0.9:6", "198.51.100.1:53", b"")), Err(DropReason::NatSourcePorts));
     for port in 1..=5 {
         w.out(&udp("10.77.0.9:1", &format!("198.51.100.2:{port}"), b"")).unwrap();
     }
@@ -353,15 +353,15 @@ fn rfc6888_req4_limits_per_source() {
 fn martians_land_attacks_and_source_routes() {
     let mut w = World::usual();
     for src in ["127.0.0.1:1", "224.0.0.1:1", "0.0.0.0:1", "255.255.255.255:1"] {
-        assert_eq!(w.out(&udp(src, "198.51.100.1:53", b"")), Err(NatDrop::Martian));
-        assert_eq!(w.back(&udp(src, "192.0.2.10:53", b"")), Err(NatDrop::Martian));
+        assert_eq!(w.out(&udp(src, "198.51.100.1:53", b"")), Err(DropReason::NatMartian));
+        assert_eq!(w.back(&udp(src, "192.0.2.10:53", b"")), Err(DropReason::NatMartian));
     }
-    assert_eq!(w.out(&udp("[::ffff:10.77.0.9]:1", "[2001:db8::1]:53", b"")), Err(NatDrop::Martian));
-    assert_eq!(w.back(&udp("192.0.2.10:53", "192.0.2.10:53", b"")), Err(NatDrop::Land));
+    assert_eq!(w.out(&udp("[::ffff:10.77.0.9]:1", "[2001:db8::1]:53", b"")), Err(DropReason::NatMartian));
+    assert_eq!(w.back(&udp("192.0.2.10:53", "192.0.2.10:53", b"")), Err(DropReason::NatLand));
     let mut routed = udp("10.77.0.9:1", "198.51.100.1:53", b"12345678");
     routed.splice(34..34, [131, 7, 4, 1, 2, 3, 4, 0]);
     routed[14] = 0x47;
     routed[17] += 8;
     fix_ipv4(&mut routed);
-    assert_eq!(w.out(&routed), Err(NatDrop::SourceRoute));
+    assert_eq!(w.out(&routed), Err(DropReason::NatSourceRoute));
 }

@@ -5,7 +5,7 @@ mod kit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use kit::*;
-use trunkline_nat::{Config, Filtering, NatDrop, Path, RuleId, Toward};
+use trunkline_nat::{Config, DropReason, Filtering, Path, RuleId, Toward};
 
 fn host(n: u32, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(0x0a4d_0000 + n)), port)
@@ -16,7 +16,7 @@ fn remote(n: u32, port: u16) -> SocketAddr {
 }
 
 /// Opens a TCP connection and returns its external endpoint.
-fn connect(w: &mut World, a: SocketAddr, r: SocketAddr) -> Result<SocketAddr, NatDrop> {
+fn connect(w: &mut World, a: SocketAddr, r: SocketAddr) -> Result<SocketAddr, DropReason> {
     let ext = src(&w.out(&tcp_to(a, r, Seg::new(SYN, 1, 0)))?);
     w.back(&tcp_to(r, ext, Seg::new(SYN | ACK, 1, 2)))?;
     w.out(&tcp_to(a, r, Seg::new(ACK, 2, 2)))?;
@@ -82,14 +82,17 @@ fn open_connections_never_give_way() {
         connect(&mut w, host(i % 5 + 1, 2000 + i as u16), remote(1, 80)).unwrap();
     }
     let syn = tcp_to(host(77, 1), remote(1, 80), Seg::new(SYN, 1, 0));
-    assert_eq!(w.out(&syn), Err(NatDrop::TableFull));
+    assert_eq!(w.out(&syn), Err(DropReason::NatTableFull));
     w.out(&tcp_to(host(1, 2000), remote(1, 80), Seg::new(RST, 2, 0))).unwrap();
     assert!(w.out(&syn).is_ok(), "a reset one does");
     let mut w = world(100, |c| Config { source_limit: 3, ..c });
     for i in 0..3 {
         connect(&mut w, host(1, 2000 + i), remote(1, 80)).unwrap();
     }
-    assert_eq!(w.out(&tcp_to(host(1, 9), remote(1, 80), Seg::new(SYN, 1, 0))), Err(NatDrop::SourceLimit));
+    assert_eq!(
+        w.out(&tcp_to(host(1, 9), remote(1, 80), Seg::new(SYN, 1, 0))),
+        Err(DropReason::NatSourceLimit)
+    );
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn tcp_timers_follow_the_state() {
     assert_eq!(w.nat.connections(w.now).count(), 0);
     w.nat.tick(w.now + 2000, 1 << 14, &mut Sunk::default());
     assert_eq!(w.nat.stats().connections, 0, "and the wheel finds it in its new, earlier slot");
-    assert_eq!(w.back(&tcp_to(r, ext, Seg::new(ACK, 2, 2))), Err(NatDrop::Unsolicited));
+    assert_eq!(w.back(&tcp_to(r, ext, Seg::new(ACK, 2, 2))), Err(DropReason::NatUnsolicited));
 }
 
 #[test]
@@ -189,9 +192,9 @@ fn nobody_outside_may_send_as_one_of_our_own_addresses() {
     let mut w = World::new(Config::for_capacity(100), &rules);
     let spoofed = udp("192.0.2.11:53", "192.0.2.10:5000", b"");
     w.out(&udp("10.77.0.9:5000", "198.51.100.1:53", b"")).unwrap();
-    assert_eq!(w.back(&spoofed), Err(NatDrop::Martian));
+    assert_eq!(w.back(&spoofed), Err(DropReason::NatMartian));
     w.out(&udp("10.77.0.9:5000", "192.0.2.11:53", b"")).unwrap();
-    assert_eq!(w.back(&spoofed), Err(NatDrop::Martian), "nor in a hairpinned connection");
+    assert_eq!(w.back(&spoofed), Err(DropReason::NatMartian), "nor in a hairpinned connection");
     assert!(w.out(&udp("10.77.0.2:53", "192.0.2.10:5000", b"")).is_ok());
 }
 

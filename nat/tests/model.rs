@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use kit::*;
 use proptest::prelude::*;
-use trunkline_nat::{Config, Filtering, NatDrop};
+use trunkline_nat::{Config, DropReason, Filtering};
 
 const TIMEOUT: u64 = 300_000;
 /// Deadlines are in ticks of 128 ms, and ports are free when the wheel has come round: late, never early.
@@ -113,14 +113,14 @@ proptest! {
                     let got = w.back(&udp_to(remote, ext, b"back")).map(|p| ends(&p));
                     let target = m.external.iter().find(|(_, e)| **e == ext).map(|(l, _)| *l);
                     let want = match target {
-                        None => Err(NatDrop::Unsolicited),
+                        None => Err(DropReason::NatUnsolicited),
                         Some(local) if m.flows.contains_key(&(local, remote)) => Ok(local),
                         Some(local) => {
                             let known = m.flows.iter().any(|((l, r), (_, began))| *l == local && r.ip() == remote.ip() && *began);
                             match filtering {
                                 Filtering::EndpointIndependent => Ok(local),
                                 Filtering::Address if known => Ok(local),
-                                _ => Err(NatDrop::Filtered),
+                                _ => Err(DropReason::NatFiltered),
                             }
                         }
                     };

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kit::*;
-use trunkline_nat::{Config, Filtering, Nat, NatDrop, RuleId, Sink, Toward};
+use trunkline_nat::{Config, DropReason, Filtering, Nat, RuleId, Sink, Toward};
 use trunkline_packet::{Batch, Packet, Pool};
 
 struct Counting;
@@ -39,7 +39,7 @@ impl Sink for Back {
         self.0.push(packet);
         self.1 += 1;
     }
-    fn drop(&mut self, packet: Packet, _: NatDrop) {
+    fn drop(&mut self, packet: Packet, _: DropReason) {
         self.0.push(packet);
     }
 }

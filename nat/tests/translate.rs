@@ -4,7 +4,7 @@ mod kit;
 
 use kit::*;
 use proptest::prelude::*;
-use trunkline_nat::{Filtering, NatDrop, Path};
+use trunkline_nat::{DropReason, Filtering, Path};
 use trunkline_packet::headers::Headers;
 use trunkline_packet::{Checksum, Gso, GsoKind, Offload, checksum};
 
@@ -69,7 +69,7 @@ fn superframes_pass_whole_and_count_their_whole_payload() {
         checksum::complete(&mut packet).unwrap();
         verify(&packet.to_vec());
         // An acknowledgement of all of it is in the window, one of a byte more is not.
-        assert_eq!(w.back(&tcp(r, ext, Seg::new(ACK, 901, 60_102))), Err(NatDrop::TcpWindow));
+        assert_eq!(w.back(&tcp(r, ext, Seg::new(ACK, 901, 60_102))), Err(DropReason::NatTcpWindow));
         w.back(&tcp(r, ext, Seg::new(ACK, 901, 60_101))).unwrap();
     }
 }
@@ -105,11 +105,17 @@ fn icmp_errors_are_translated_inside_and_out() {
                 let mut other = out.clone();
                 other[14 + l3 + 4 + 1] ^= 1;
                 other[14 + l3 + 1] ^= 1;
-                assert_eq!(w.back(&too_big(router, &external, &other, keep)), Err(NatDrop::IcmpUnmatched));
+                assert_eq!(
+                    w.back(&too_big(router, &external, &other, keep)),
+                    Err(DropReason::NatIcmpUnmatched)
+                );
                 let mut bad = too_big(router, &external, &out, keep);
                 bad[14 + l3 + 7] ^= 1;
-                assert_eq!(w.back(&bad), Err(NatDrop::IcmpChecksum), "RFC 5508 REQ-3");
-                assert_eq!(w.back(&too_big(router, &external, sent, keep)), Err(NatDrop::IcmpUnmatched));
+                assert_eq!(w.back(&bad), Err(DropReason::NatIcmpChecksum), "RFC 5508 REQ-3");
+                assert_eq!(
+                    w.back(&too_big(router, &external, sent, keep)),
+                    Err(DropReason::NatIcmpUnmatched)
+                );
             }
         }
     }
@@ -215,14 +221,14 @@ fn rfc5722_overlapping_fragments_condemn_their_packet() {
     let mut w = World::usual();
     w.out(&pieces[0]).unwrap();
     let overlap = piece(&whole, 392, &[0; 400], true);
-    assert_eq!(w.out(&overlap), Err(NatDrop::FragmentOverlap));
-    assert_eq!(w.out(&pieces[1]), Err(NatDrop::FragmentLost));
+    assert_eq!(w.out(&overlap), Err(DropReason::NatFragmentOverlap));
+    assert_eq!(w.out(&pieces[1]), Err(DropReason::NatFragmentLost));
     // The rest of a packet whose end is known already; a piece past the largest packet.
     for (first, bad) in [(2, piece(&whole, 1200, &[0; 8], true)), (0, piece(&whole, 65_528, &[0; 16], true))]
     {
         let mut w = World::usual();
         w.all(OUT, &pieces[first]);
-        assert_eq!(w.all(OUT, &bad).dropped[0].1, NatDrop::FragmentOverlap);
+        assert_eq!(w.all(OUT, &bad).dropped[0].1, DropReason::NatFragmentOverlap);
         assert_eq!(w.nat.stats().held, 0);
     }
 }
@@ -232,7 +238,7 @@ fn rfc1858_tiny_first_fragments() {
     let whole = tcp("10.77.0.9:5000", "198.51.100.1:53", Seg::new(SYN, 1, 0).len(100));
     let mut w = World::usual();
     let pieces = fragments(&whole, 16);
-    assert_eq!(w.out(&pieces[0]), Err(NatDrop::FragmentTiny));
+    assert_eq!(w.out(&pieces[0]), Err(DropReason::NatFragmentTiny));
     assert_eq!(w.all(OUT, &pieces[1]).dropped.len(), 1, "its packet is lost");
 }
 

@@ -72,4 +72,142 @@ reasons! {
     EgressError = "egress-error",
     /// The worker had no buffer left.
     NoBuffer = "no-buffer",
+
+    /// The outer or tunnel header is cut off.
+    TunnelTruncated = "tunnel-truncated",
+    /// No tunnel is configured with the sender: compare the remote and local addresses of both ends.
+    UnknownRemote = "unknown-remote",
+    /// The sender is known, but not with this VNI or VSID.
+    WrongVni = "wrong-vni",
+    /// The sender is known, but not with this GRE key, or the packet has none.
+    WrongKey = "wrong-key",
+    /// VXLAN without the I flag: there is no valid VNI (RFC 7348 §5).
+    VxlanNoVni = "vxlan-no-vni",
+    /// A version of GRE or Geneve other than 0.
+    TunnelVersion = "tunnel-version",
+    /// GRE with bit 1, 4 or 5 set: source routes of RFC 1701, not supported (RFC 2784 §2.3).
+    GreFlags = "gre-flags",
+    /// The tunnel carries something else than Ethernet (protocol type other than 0x6558).
+    TunnelNotEthernet = "tunnel-not-ethernet",
+    /// The GRE or outer UDP or IP checksum is wrong, or GRE has none though the tunnel demands one.
+    TunnelChecksum = "tunnel-checksum",
+    /// An outer UDP checksum of 0 over IPv6 on a tunnel that does not allow it (RFC 6936 §5).
+    TunnelZeroChecksum = "tunnel-zero-checksum",
+    /// The GRE sequence number is not after the last one, or absent though the tunnel demands one.
+    GreSequence = "gre-sequence",
+    /// A critical Geneve option that is not known (RFC 8926 §3.4).
+    GeneveCriticalOption = "geneve-critical-option",
+    /// The Geneve options do not add up to the length of the option block (RFC 8926 §3.5).
+    GeneveBadOptions = "geneve-bad-options",
+    /// A Geneve control packet (O bit), which is never forwarded (RFC 8926 §3.4).
+    GeneveControl = "geneve-control",
+    /// The inner frame is shorter than an Ethernet header.
+    InnerTooShort = "inner-too-short",
+    /// The inner frame has a VLAN tag, and the tunnel takes none.
+    InnerTag = "inner-tag",
+    /// The VLAN is not in the tunnel's VLAN map.
+    UnmappedVlan = "unmapped-vlan",
+    /// Marked "congestion experienced" outside while the inner packet cannot carry the mark (RFC 6040 §4.2).
+    TunnelEcn = "tunnel-ecn",
+    /// A tunnel's packet came back into the tunnel, or is from our own address.
+    TunnelLoop = "tunnel-loop",
+    /// A fragment of an outer packet, on an underlay that does not put fragments together.
+    OuterFragment = "outer-fragment",
+    /// The outer packet is not IP, or not of a tunnel's protocol or port.
+    NotTunnel = "not-tunnel",
+
+    /// Not an IP packet, or a header is malformed or cut off.
+    NatMalformed = "nat-malformed",
+    /// The source or destination address may not be forwarded (RFC 6890: loopback, group source, unspecified, IPv6 link-local, mapped).
+    NatMartian = "nat-martian",
+    /// Source and destination are the same endpoint.
+    NatLand = "nat-land",
+    /// The packet asks to be routed by its sender (RFC 7126 §4.3, RFC 5095).
+    NatSourceRoute = "nat-source-route",
+    /// From outside, with no entry and nothing published that it could belong to. The packet is unchanged: it may be for the gateway itself.
+    NatUnsolicited = "nat-unsolicited",
+    /// From outside to a mapping whose filter does not allow this sender (RFC 4787 REQ-8).
+    NatFiltered = "nat-filtered",
+    /// From inside, and no rule says how it may leave.
+    NatNoRule = "nat-no-rule",
+    /// The translation would be the same as that of another live connection.
+    NatConflict = "nat-conflict",
+    /// No external port is free, and none could be shared or taken back.
+    NatNoPort = "nat-no-port",
+    /// The table is full of entries that are worth more than a new one.
+    NatTableFull = "nat-table-full",
+    /// The source has as many entries as it may have (RFC 6888 REQ-4).
+    NatSourceLimit = "nat-source-limit",
+    /// The source has as many external ports as it may have (RFC 6888 REQ-4).
+    NatSourcePorts = "nat-source-ports",
+    /// A combination of TCP flags that no TCP sends.
+    NatTcpFlags = "nat-tcp-flags",
+    /// A TCP segment of no known connection that cannot begin one.
+    NatTcpNoState = "nat-tcp-no-state",
+    /// A TCP segment outside the window (see `liberal`).
+    NatTcpWindow = "nat-tcp-window",
+    /// A TCP reset that the receiver would not believe (RFC 5961 §3).
+    NatTcpReset = "nat-tcp-reset",
+    /// An ICMP message that a router does not forward, or that no query asked for.
+    NatIcmpType = "nat-icmp-type",
+    /// An ICMP error about a packet of no known connection.
+    NatIcmpUnmatched = "nat-icmp-unmatched",
+    /// An ICMP error with a wrong checksum (RFC 5508 REQ-3).
+    NatIcmpChecksum = "nat-icmp-checksum",
+    /// A fragment that overlaps another, or contradicts its length (RFC 5722, RFC 1858).
+    NatFragmentOverlap = "nat-fragment-overlap",
+    /// A first fragment that does not hold the transport header (RFC 1858 §3).
+    NatFragmentTiny = "nat-fragment-tiny",
+    /// A fragment of a packet whose first fragment was dropped or did not come in time.
+    NatFragmentLost = "nat-fragment-lost",
+    /// Too many fragments are waiting for their first.
+    NatFragmentLimit = "nat-fragment-limit",
+}
+
+/// Counted drops of many packets.
+#[derive(Clone, Debug)]
+pub struct DropCounts([u32; DropReason::COUNT]);
+
+impl DropCounts {
+    /// All zero.
+    pub const fn new() -> DropCounts {
+        DropCounts([0; DropReason::COUNT])
+    }
+
+    /// Counts one.
+    #[inline]
+    pub fn count(&mut self, reason: DropReason) {
+        self.0[reason.index()] += 1;
+    }
+
+    /// How many for this reason.
+    #[inline]
+    pub fn get(&self, reason: DropReason) -> u32 {
+        self.0[reason.index()]
+    }
+
+    /// The sum over all reasons.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|&n| u64::from(n)).sum()
+    }
+}
+
+impl Default for DropCounts {
+    fn default() -> DropCounts {
+        DropCounts::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_explained() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+        assert!(DropReason::ALL.iter().enumerate().all(|(i, r)| r.index() == i && r.help().ends_with('.')));
+    }
 }

@@ -20,7 +20,7 @@ pub mod vlan;
 pub use batch::{BATCH, Batch};
 pub use buf::{MAX_FRAME, Packet, Pool};
 pub use coalesce::coalesce;
-pub use drops::DropReason;
+pub use drops::{DropCounts, DropReason};
 pub use ether::{EtherType, MacAddr};
 pub use headers::Headers;
 pub use offload::{Checksum, Gso, GsoKind, Offload, VnetHdr};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::geneve::{self, GeneveOption};
 use crate::gre::{GreHeader, TEB};
-use crate::{GreKey, Kind, TunnelDrop, Vni, vxlan};
+use crate::{DropReason, GreKey, Kind, Vni, vxlan};
 
 /// Longest tunnel header that is sent, bytes. Outer Ethernet, an outer and an inner tag, IPv6 and UDP fit
 /// the headroom of a packet beside it.
@@ -229,8 +229,8 @@ impl RxSequence {
     /// or the tunnel would be deaf until the numbers catch up.
     ///
     /// # Errors
-    /// [`TunnelDrop::OutOfSequence`].
-    pub fn accept(&self, sequence: u32) -> Result<(), TunnelDrop> {
+    /// [`DropReason::GreSequence`].
+    pub fn accept(&self, sequence: u32) -> Result<(), DropReason> {
         let step = |state: u64| {
             let (last, late) = ((state >> 32) as u32, state as u32);
             if last.wrapping_sub(sequence) >= 1 << 31 || late + 1 >= RESTART {
@@ -241,7 +241,7 @@ impl RxSequence {
         };
         let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| Some(step(state).0));
         let (Ok(state) | Err(state)) = before;
-        if step(state).1 { Ok(()) } else { Err(TunnelDrop::OutOfSequence) }
+        if step(state).1 { Ok(()) } else { Err(DropReason::GreSequence) }
     }
 }
 

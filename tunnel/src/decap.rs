@@ -11,7 +11,7 @@ use crate::gre::{GreHeader, TEB};
 use crate::inner::{finished_sum, infer_offload, take_ecn};
 use crate::outer::{Opened, Outer};
 use crate::table::{Match, Tunnels};
-use crate::{DropCounts, Kind, Refusal, TunnelDrop, vxlan};
+use crate::{DropCounts, Kind, vxlan};
 
 /// Takes a packet that begins with a tunnel header (a UDP payload, or what a raw socket shows behind the IP
 /// header) to its inner frame: `in_port` is the tunnel's port, the VLAN tag is in the metadata, and so is
@@ -20,13 +20,13 @@ use crate::{DropCounts, Kind, Refusal, TunnelDrop, vxlan};
 /// # Errors
 /// The packet is in no particular state then.
 #[inline]
-pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<(), Refusal> {
+pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<(), DropReason> {
     let (found, len, gre) = match outer.proto {
         proto::GRE => gre(packet, outer, tunnels)?,
         _ => udp(packet, outer, tunnels)?,
     };
     if packet.len() < len + ETH_HLEN || !packet.pull_front(len) || packet.head().len() < ETH_HLEN {
-        return Err(TunnelDrop::InnerTooShort.into());
+        return Err(DropReason::InnerTooShort);
     }
     let meta = packet.meta_mut();
     meta.offload.shift(-(len as i16));
@@ -34,7 +34,7 @@ pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<()
     meta.vlan = None;
     match found.tunnel.inner_vlan() {
         InnerVlan::Keep => pop_tag(packet)?,
-        InnerVlan::Strip if has_tag(packet) => return Err(TunnelDrop::InnerTag.into()),
+        InnerVlan::Strip if has_tag(packet) => return Err(DropReason::InnerTag),
         InnerVlan::Strip => {}
     }
     take_ecn(packet, outer.tos)?;
@@ -51,9 +51,9 @@ pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<()
     // Last, so that only packets that pass move the window.
     match gre.and_then(|gre| gre.sequence) {
         Some(sequence) if found.tunnel.endpoint().gre_sequence => {
-            Ok(found.tunnel.endpoint().state.rx.accept(sequence)?)
+            found.tunnel.endpoint().state.rx.accept(sequence)
         }
-        None if found.tunnel.endpoint().gre_sequence => Err(TunnelDrop::OutOfSequence.into()),
+        None if found.tunnel.endpoint().gre_sequence => Err(DropReason::GreSequence),
         _ => Ok(()),
     }
 }
@@ -71,7 +71,6 @@ pub fn decap_all(
     let len = packet.len();
     let size = opened.gro.map_or(len, usize::from);
     let mut take = |mut packet: Packet, filled: Result<(), DropReason>, pool: &mut Pool| match filled
-        .map_err(Refusal::from)
         .and_then(|()| decap(&mut packet, &opened.outer, tunnels))
     {
         Ok(()) => out.push(packet),
@@ -98,7 +97,7 @@ pub fn decap_all(
 type Parsed<'a> = (Match<'a>, usize, Option<GreHeader>);
 
 #[inline]
-fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, TunnelDrop> {
+fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
     let head = packet.head();
     match tunnels.kind_of_port(outer.dst_port) {
         Some(Kind::Vxlan) => {
@@ -109,24 +108,24 @@ fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parse
             let (header, len) = GeneveHeader::parse(head)?;
             let found = tunnels.udp(Kind::Geneve, outer, header.vni)?;
             if header.control {
-                return Err(TunnelDrop::Control);
+                return Err(DropReason::GeneveControl);
             }
             if header.protocol != TEB {
-                return Err(TunnelDrop::NotEthernet);
+                return Err(DropReason::TunnelNotEthernet);
             }
             header.check_options()?;
             Ok((found, len, None))
         }
-        _ => Err(TunnelDrop::NotTunnel),
+        _ => Err(DropReason::NotTunnel),
     }
 }
 
 #[inline]
-fn gre<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, TunnelDrop> {
+fn gre<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
     let (header, len) = GreHeader::parse(packet.head())?;
     let found = tunnels.gre(outer, header.key)?;
     if header.protocol != TEB {
-        return Err(TunnelDrop::NotEthernet);
+        return Err(DropReason::TunnelNotEthernet);
     }
     let wrong = if header.checksum {
         // The checksum of a superframe is filled in as it is cut.
@@ -134,7 +133,7 @@ fn gre<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parse
     } else {
         found.tunnel.endpoint().gre_checksum
     };
-    if wrong { Err(TunnelDrop::BadChecksum) } else { Ok((found, len, Some(header))) }
+    if wrong { Err(DropReason::TunnelChecksum) } else { Ok((found, len, Some(header))) }
 }
 
 fn has_tag(packet: &Packet) -> bool {

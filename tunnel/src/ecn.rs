@@ -1,6 +1,6 @@
 //! Explicit congestion notification through tunnels (RFC 6040).
 
-use crate::TunnelDrop;
+use crate::DropReason;
 
 const MASK: u8 = 3;
 const NOT_ECT: u8 = 0;
@@ -17,12 +17,12 @@ pub const fn encap(dscp: u8, inner: u8) -> u8 {
 /// The inner traffic class after decapsulation (RFC 6040 §4.2, figure 4). The DSCP stays the inner one.
 ///
 /// # Errors
-/// [`TunnelDrop::Ecn`] when the outer header says "congestion experienced" and the inner packet's transport
+/// [`DropReason::TunnelEcn`] when the outer header says "congestion experienced" and the inner packet's transport
 /// is not capable of ECN.
 #[inline]
-pub const fn decap(outer: u8, inner: u8) -> Result<u8, TunnelDrop> {
+pub const fn decap(outer: u8, inner: u8) -> Result<u8, DropReason> {
     let ecn = match (inner & MASK, outer & MASK) {
-        (NOT_ECT, CE) => return Err(TunnelDrop::Ecn),
+        (NOT_ECT, CE) => return Err(DropReason::TunnelEcn),
         (NOT_ECT, _) => NOT_ECT,
         (CE, _) | (_, CE) => CE,
         (_, ECT1) => ECT1,
@@ -54,7 +54,7 @@ mod tests {
         ];
         for (inner, row) in table {
             for (outer, expected) in [NOT_ECT, ECT0, ECT1, CE].into_iter().zip(row) {
-                let expected = expected.map(|ecn| 0x28 | ecn).ok_or(TunnelDrop::Ecn);
+                let expected = expected.map(|ecn| 0x28 | ecn).ok_or(DropReason::TunnelEcn);
                 assert_eq!(decap(0xb8 | outer, 0x28 | inner), expected, "{inner} in {outer}");
             }
         }

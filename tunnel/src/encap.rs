@@ -12,7 +12,7 @@ use trunkline_packet::{Batch, Checksum, DropReason, Offload, Packet, Pool, pop_t
 use crate::config::{Encap, InnerVlan, Tos, Ttl, TxState};
 use crate::inner::{Inner, finished_sum};
 use crate::outer::{self, OuterPath};
-use crate::{Refusal, TunnelDrop, ecn, gre};
+use crate::{ecn, gre};
 
 /// How the underlay is to send a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +52,7 @@ pub fn encap_datagrams(
     state: &TxState,
     pool: &mut Pool,
     out: &mut Batch,
-) -> Result<SendInfo, Refusal> {
+) -> Result<SendInfo, DropReason> {
     let info = match prepare(&mut packet, to) {
         Ok((info, _)) => info,
         Err(refusal) => {
@@ -82,7 +82,7 @@ pub fn encap_frame(
     state: &TxState,
     pool: &mut Pool,
     out: &mut Batch,
-) -> Result<SendInfo, Refusal> {
+) -> Result<SendInfo, DropReason> {
     let (info, inner) = match prepare(&mut packet, to) {
         Ok(done) => done,
         Err(refusal) => {
@@ -112,8 +112,8 @@ fn finish(
     out: &mut Batch,
     before: usize,
     pool: &mut Pool,
-    step: impl FnMut(&mut Packet) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
+    step: impl FnMut(&mut Packet) -> Result<(), DropReason>,
+) -> Result<(), DropReason> {
     let done = out[before..].iter_mut().try_for_each(step);
     if done.is_err() {
         out.drain(before..).for_each(|packet| pool.put(packet));
@@ -123,19 +123,19 @@ fn finish(
 
 /// Settles the inner tag and everything that is the same for all segments.
 #[inline]
-fn prepare(packet: &mut Packet, to: &Encap) -> Result<(SendInfo, Inner), Refusal> {
+fn prepare(packet: &mut Packet, to: &Encap) -> Result<(SendInfo, Inner), DropReason> {
     match to.inner_vlan {
         InnerVlan::Keep => push_tag(packet)?,
         InnerVlan::Strip => {
             packet.meta_mut().vlan = None;
             pop_tag(packet)?;
             if packet.meta_mut().vlan.take().is_some() {
-                return Err(TunnelDrop::InnerTag.into());
+                return Err(DropReason::InnerTag);
             }
         }
     }
     if packet.head().len() < trunkline_packet::ether::ETH_HLEN {
-        return Err(TunnelDrop::InnerTooShort.into());
+        return Err(DropReason::InnerTooShort);
     }
     packet.meta().offload.check(packet.len())?;
     let inner = Inner::examine(packet);
@@ -145,7 +145,7 @@ fn prepare(packet: &mut Packet, to: &Encap) -> Result<(SendInfo, Inner), Refusal
         && flow.proto == outer::protocol(to.header.kind())
         && (!to.header.kind().is_udp() || flow.dst_port == to.dst_port)
     {
-        return Err(TunnelDrop::Loop.into());
+        return Err(DropReason::TunnelLoop);
     }
     let (inner_tos, inner_ttl) = inner.ip.unwrap_or((0, Ttl::DEFAULT));
     let dscp = match to.tos {
@@ -168,7 +168,7 @@ fn mapped(addr: IpAddr) -> std::net::Ipv6Addr {
 
 /// Puts the tunnel header in front.
 #[inline]
-fn push_header(packet: &mut Packet, to: &Encap, info: &SendInfo, state: &TxState) -> Result<(), Refusal> {
+fn push_header(packet: &mut Packet, to: &Encap, info: &SendInfo, state: &TxState) -> Result<(), DropReason> {
     let len = to.header.len();
     let head = packet.push_front(len).ok_or(DropReason::NoBuffer)?;
     to.header.write(head, info.hash, state);

@@ -3,7 +3,7 @@
 use trunkline_packet::EtherType;
 
 use crate::gre::TEB;
-use crate::{TunnelDrop, Vni};
+use crate::{DropReason, Vni};
 
 /// Length of the fixed header, bytes.
 pub const LEN: usize = 8;
@@ -55,15 +55,15 @@ impl<'a> GeneveHeader<'a> {
     /// Reads a header and says how long it is with its options, which are not looked at.
     ///
     /// # Errors
-    /// [`TunnelDrop::Truncated`], and [`TunnelDrop::BadVersion`] for any version but 0 (RFC 8926 §3.4:
+    /// [`DropReason::TunnelTruncated`], and [`DropReason::TunnelVersion`] for any version but 0 (RFC 8926 §3.4:
     /// "Packets received by a tunnel endpoint with an unknown version MUST be dropped").
     #[inline]
-    pub fn parse(bytes: &'a [u8]) -> Result<(GeneveHeader<'a>, usize), TunnelDrop> {
+    pub fn parse(bytes: &'a [u8]) -> Result<(GeneveHeader<'a>, usize), DropReason> {
         let Some(&[first, flags, p0, p1, a, b, c, _]) = bytes.first_chunk::<LEN>() else {
-            return Err(TunnelDrop::Truncated);
+            return Err(DropReason::TunnelTruncated);
         };
         if first & VERSION != 0 {
-            return Err(TunnelDrop::BadVersion);
+            return Err(DropReason::TunnelVersion);
         }
         let len = LEN + 4 * usize::from(first & OPT_LEN);
         let header = GeneveHeader {
@@ -71,7 +71,7 @@ impl<'a> GeneveHeader<'a> {
             control: flags & O != 0,
             critical: flags & C != 0,
             protocol: EtherType(u16::from_be_bytes([p0, p1])),
-            options: bytes.get(LEN..len).ok_or(TunnelDrop::Truncated)?,
+            options: bytes.get(LEN..len).ok_or(DropReason::TunnelTruncated)?,
         };
         Ok((header, len))
     }
@@ -85,16 +85,16 @@ impl<'a> GeneveHeader<'a> {
     /// Whether an endpoint that knows no options may take the packet.
     ///
     /// # Errors
-    /// [`TunnelDrop::BadOptions`] when the options overrun their block; [`TunnelDrop::CriticalOption`] for a
+    /// [`DropReason::GeneveBadOptions`] when the options overrun their block; [`DropReason::GeneveCriticalOption`] for a
     /// critical one, or the C bit that announces one.
     #[inline]
-    pub fn check_options(&self) -> Result<(), TunnelDrop> {
+    pub fn check_options(&self) -> Result<(), DropReason> {
         for option in self.options() {
             if option?.is_critical() {
-                return Err(TunnelDrop::CriticalOption);
+                return Err(DropReason::GeneveCriticalOption);
             }
         }
-        if self.critical { Err(TunnelDrop::CriticalOption) } else { Ok(()) }
+        if self.critical { Err(DropReason::GeneveCriticalOption) } else { Ok(()) }
     }
 }
 
@@ -103,7 +103,7 @@ impl<'a> GeneveHeader<'a> {
 pub struct Options<'a>(&'a [u8]);
 
 impl<'a> Iterator for Options<'a> {
-    type Item = Result<GeneveOption<'a>, TunnelDrop>;
+    type Item = Result<GeneveOption<'a>, DropReason>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
@@ -118,7 +118,7 @@ impl<'a> Iterator for Options<'a> {
         if option.is_none() {
             self.0 = &[];
         }
-        Some(option.ok_or(TunnelDrop::BadOptions))
+        Some(option.ok_or(DropReason::GeneveBadOptions))
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     fn truncated_at_every_byte() {
         let wire = bytes(&[PLAIN, EMPTY]);
         for len in 0..wire.len() {
-            assert_eq!(GeneveHeader::parse(&wire[..len]), Err(TunnelDrop::Truncated), "{len}");
+            assert_eq!(GeneveHeader::parse(&wire[..len]), Err(DropReason::TunnelTruncated), "{len}");
         }
     }
 
@@ -190,7 +190,7 @@ mod tests {
         for version in 1..4u8 {
             let mut wire = bytes(&[]);
             wire[0] |= version << 6;
-            assert_eq!(GeneveHeader::parse(&wire), Err(TunnelDrop::BadVersion));
+            assert_eq!(GeneveHeader::parse(&wire), Err(DropReason::TunnelVersion));
         }
     }
 
@@ -209,18 +209,21 @@ mod tests {
     fn rfc8926_3_4_unknown_critical_options_must_be_dropped() {
         let wire = bytes(&[PLAIN, CRIT]);
         let (header, _) = GeneveHeader::parse(&wire).unwrap();
-        assert_eq!(header.check_options(), Err(TunnelDrop::CriticalOption));
+        assert_eq!(header.check_options(), Err(DropReason::GeneveCriticalOption));
         // The C bit alone says that there is one.
         let mut wire = bytes(&[PLAIN]);
         wire[1] |= C;
-        assert_eq!(GeneveHeader::parse(&wire).unwrap().0.check_options(), Err(TunnelDrop::CriticalOption));
+        assert_eq!(
+            GeneveHeader::parse(&wire).unwrap().0.check_options(),
+            Err(DropReason::GeneveCriticalOption)
+        );
     }
 
     #[test]
     fn rfc8926_3_5_options_that_overrun_their_block_must_be_dropped() {
         let mut wire = bytes(&[PLAIN]);
         wire[LEN + 3] = 2;
-        assert_eq!(GeneveHeader::parse(&wire).unwrap().0.check_options(), Err(TunnelDrop::BadOptions));
+        assert_eq!(GeneveHeader::parse(&wire).unwrap().0.check_options(), Err(DropReason::GeneveBadOptions));
         let header = GeneveHeader::parse(&wire).unwrap().0;
         assert_eq!(header.options().count(), 1, "the iterator ends after an error");
     }

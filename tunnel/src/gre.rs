@@ -3,7 +3,7 @@
 use trunkline_packet::EtherType;
 use trunkline_packet::headers::read32;
 
-use crate::{GreKey, TunnelDrop};
+use crate::{DropReason, GreKey};
 
 /// Protocol type of an Ethernet frame in a tunnel: Transparent Ethernet Bridging (RFC 7637 §3.2, RFC 8926
 /// §3.4).
@@ -39,22 +39,22 @@ impl GreHeader {
     /// Reads a header and says how long it is. The checksum is not verified.
     ///
     /// # Errors
-    /// [`TunnelDrop::Truncated`], [`TunnelDrop::BadGreFlags`], [`TunnelDrop::BadVersion`].
+    /// [`DropReason::TunnelTruncated`], [`DropReason::GreFlags`], [`DropReason::TunnelVersion`].
     #[inline]
-    pub fn parse(bytes: &[u8]) -> Result<(GreHeader, usize), TunnelDrop> {
-        let &[flags, version, p0, p1, ..] = bytes else { return Err(TunnelDrop::Truncated) };
+    pub fn parse(bytes: &[u8]) -> Result<(GreHeader, usize), DropReason> {
+        let &[flags, version, p0, p1, ..] = bytes else { return Err(DropReason::TunnelTruncated) };
         if flags & MUST_BE_ZERO != 0 {
-            return Err(TunnelDrop::BadGreFlags);
+            return Err(DropReason::GreFlags);
         }
         if version & VERSION != 0 {
-            return Err(TunnelDrop::BadVersion);
+            return Err(DropReason::TunnelVersion);
         }
         let mut at = 4;
         let mut word = |flag: u8| {
             if flags & flag == 0 {
                 return Ok(None);
             }
-            let word = read32(bytes, at).ok_or(TunnelDrop::Truncated)?;
+            let word = read32(bytes, at).ok_or(DropReason::TunnelTruncated)?;
             at += 4;
             Ok(Some(word))
         };
@@ -118,7 +118,11 @@ mod tests {
     fn truncated_at_every_byte() {
         for header in all() {
             for len in 0..header.len() {
-                assert_eq!(GreHeader::parse(&header.to_bytes()[..len]), Err(TunnelDrop::Truncated), "{len}");
+                assert_eq!(
+                    GreHeader::parse(&header.to_bytes()[..len]),
+                    Err(DropReason::TunnelTruncated),
+                    "{len}"
+                );
             }
         }
     }
@@ -129,7 +133,7 @@ mod tests {
             let mut bytes =
                 GreHeader { checksum: false, key: None, sequence: None, protocol: TEB }.to_bytes();
             bytes[0] |= 0x80 >> bit;
-            let refused = GreHeader::parse(&bytes) == Err(TunnelDrop::BadGreFlags);
+            let refused = GreHeader::parse(&bytes) == Err(DropReason::GreFlags);
             assert_eq!(refused, matches!(bit, 1 | 4 | 5), "bit {bit}");
         }
     }
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn rfc2784_2_3_1_version_must_be_zero() {
         for version in 1..8 {
-            assert_eq!(GreHeader::parse(&[0, version, 0x65, 0x58]), Err(TunnelDrop::BadVersion));
+            assert_eq!(GreHeader::parse(&[0, version, 0x65, 0x58]), Err(DropReason::TunnelVersion));
         }
     }
 }

@@ -8,7 +8,7 @@ use trunkline_packet::headers::{
 };
 use trunkline_packet::{Checksum, EtherType, Gso, GsoKind, MacAddr, Offload, Packet};
 
-use crate::{TunnelDrop, ecn};
+use crate::{DropReason, ecn};
 
 /// Where the checksum is in a TCP and a UDP header.
 const TCP_CHECK: u16 = 16;
@@ -111,9 +111,9 @@ fn link_flow(head: &[u8]) -> FlowKey {
 /// Brings the outer congestion mark inside (RFC 6040 §4.2). Frames without IP take none.
 ///
 /// # Errors
-/// [`TunnelDrop::Ecn`].
+/// [`DropReason::TunnelEcn`].
 #[inline]
-pub(crate) fn take_ecn(packet: &mut Packet, outer_tos: u8) -> Result<(), TunnelDrop> {
+pub(crate) fn take_ecn(packet: &mut Packet, outer_tos: u8) -> Result<(), DropReason> {
     let Some(ip) = InnerIp::find(packet.head()) else { return Ok(()) };
     let old = ip.tos(packet.head());
     let new = ecn::decap(outer_tos, old)?;

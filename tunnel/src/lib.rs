@@ -8,7 +8,6 @@
 pub mod bfd;
 pub mod config;
 pub mod decap;
-pub mod drops;
 pub mod ecn;
 pub mod encap;
 pub mod fragment;
@@ -25,10 +24,10 @@ pub mod vxlan;
 
 pub use config::{Encap, InnerVlan, RxSequence, Tos, Ttl, TunnelHeader, TxState};
 pub use decap::{decap, decap_all};
-pub use drops::{DropCounts, Refusal, TunnelDrop};
 pub use encap::{SendInfo, encap_datagrams, encap_frame};
 pub use fragment::fragment;
 pub use outer::{Opened, Outer, OuterPath, open};
 pub use table::{Endpoint, EndpointState, Nets, TableError, Tunnel, Tunnels};
+pub use trunkline_packet::{DropCounts, DropReason};
 pub use types::{GreKey, Kind, NetId, Vni};
 pub use udp::{UdpRun, UdpRuns, segment_for_udp};

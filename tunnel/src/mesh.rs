@@ -168,7 +168,7 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GreKey, Outer, TunnelDrop, Tunnels};
+    use crate::{DropReason, GreKey, Outer, Tunnels};
     use std::time::Duration;
 
     fn host(n: u8) -> IpAddr {
@@ -199,7 +199,7 @@ mod tests {
                 assert_eq!(found.tunnel.endpoint().port, PortId(peer.into()));
                 assert_eq!(found.tunnel.endpoint().remotes, [host(peer)]);
             }
-            assert_eq!(tunnels.gre(&from(9, local), Some(GreKey(7))).err(), Some(TunnelDrop::UnknownRemote));
+            assert_eq!(tunnels.gre(&from(9, local), Some(GreKey(7))).err(), Some(DropReason::UnknownRemote));
         }
     }
 

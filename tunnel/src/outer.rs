@@ -10,10 +10,10 @@ use trunkline_packet::headers::{
 };
 use trunkline_packet::{Checksum, DropReason, EtherType, GsoKind, MacAddr, Offload, Packet, VlanTag};
 
+use crate::Kind;
 use crate::config::{Encap, TxState};
 use crate::encap::{OUTER_DONE, SendInfo, finished};
 use crate::inner::{InnerIp, finished_sum};
-use crate::{Kind, Refusal, TunnelDrop};
 
 const UDP_CHECK: usize = 6;
 
@@ -50,14 +50,14 @@ pub(crate) fn push(
     path: &OuterPath,
     info: &SendInfo,
     state: &TxState,
-) -> Result<(), Refusal> {
+) -> Result<(), DropReason> {
     let udp = if to.header.kind().is_udp() { UDP_HLEN } else { 0 };
     let ip_len = if to.remote.is_ipv4() { IPV4_HLEN } else { IPV6_HLEN };
     let (l3, l4) = (ETH_HLEN, ETH_HLEN + ip_len);
     // A superframe gets its lengths when it is segmented.
     let payload = packet.len() + udp;
     if ip_len + payload > MAX_IP && !packet.meta().offload.is_gso() {
-        return Err(DropReason::Oversize.into());
+        return Err(DropReason::Oversize);
     }
     let head = packet.push_front(l4 + udp).ok_or(DropReason::NoBuffer)?;
     head[..6].copy_from_slice(&path.dst_mac.0);
@@ -91,7 +91,7 @@ pub(crate) fn push(
             h[8..24].copy_from_slice(&src.octets());
             h[24..40].copy_from_slice(&dst.octets());
         }
-        _ => return Err(DropReason::BadOffload.into()),
+        _ => return Err(DropReason::BadOffload),
     }
     if udp > 0 {
         let h = &mut head[l4..l4 + UDP_HLEN];
@@ -156,26 +156,26 @@ pub struct Opened {
 /// is removed from there.
 ///
 /// # Errors
-/// The frame is still good for other uses after [`TunnelDrop::NotTunnel`] and [`TunnelDrop::OuterFragment`].
-pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Opened, TunnelDrop> {
+/// The frame is still good for other uses after [`DropReason::NotTunnel`] and [`DropReason::OuterFragment`].
+pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Opened, DropReason> {
     let head = packet.head();
-    let found = InnerIp::find(head).ok_or(TunnelDrop::NotTunnel)?;
-    let ip = Headers::ip(head, found.at).ok_or(TunnelDrop::Truncated)?;
+    let found = InnerIp::find(head).ok_or(DropReason::NotTunnel)?;
+    let ip = Headers::ip(head, found.at).ok_or(DropReason::TunnelTruncated)?;
     if !matches!(ip.proto, proto::UDP | proto::GRE) {
-        return Err(TunnelDrop::NotTunnel);
+        return Err(DropReason::NotTunnel);
     }
     if !matches!(ip.fragment, Fragment::None | Fragment::Atomic) {
-        return Err(TunnelDrop::OuterFragment);
+        return Err(DropReason::OuterFragment);
     }
-    let flow = ip.flow(head).ok_or(TunnelDrop::Truncated)?;
+    let flow = ip.flow(head).ok_or(DropReason::TunnelTruncated)?;
     let (l4, end, offload) = (usize::from(ip.l4), ip.end as usize, packet.meta().offload);
     let merged = offload.is_gso();
     // A superframe's length may not fit the field (see `push`).
     if !merged && !ip.is_whole(packet.len()) {
-        return Err(TunnelDrop::Truncated);
+        return Err(DropReason::TunnelTruncated);
     }
     if !ipv4_header_ok(head, &ip) {
-        return Err(TunnelDrop::BadChecksum);
+        return Err(DropReason::TunnelChecksum);
     }
     let unmap = |addr: std::net::Ipv6Addr| match ip.version {
         IpVersion::V4 => addr.to_canonical(),
@@ -197,7 +197,7 @@ pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Opened, Tunne
     }
     if ip.proto == proto::UDP {
         // An atomic fragment's flow has no ports.
-        (outer.src_port, outer.dst_port) = ports(packet.head(), l4).ok_or(TunnelDrop::Truncated)?;
+        (outer.src_port, outer.dst_port) = ports(packet.head(), l4).ok_or(DropReason::TunnelTruncated)?;
         gone += UDP_HLEN;
         let ours = matches!(offload.csum, Checksum::Partial { start, .. } if usize::from(start) == l4);
         if ours && offload.gso.kind == GsoKind::UdpL4 {
@@ -210,7 +210,7 @@ pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Opened, Tunne
         }
     }
     if !packet.pull_front(gone) {
-        return Err(TunnelDrop::Truncated);
+        return Err(DropReason::TunnelTruncated);
     }
     let meta = packet.meta_mut();
     meta.offload.shift(-(gone as i16));
@@ -224,12 +224,12 @@ fn ports(head: &[u8], l4: usize) -> Option<(u16, u16)> {
 }
 
 /// Length and checksum of an outer UDP datagram.
-fn udp(packet: &mut Packet, ip: &Headers, trusted: bool, zero_checksum_v6: bool) -> Result<(), TunnelDrop> {
+fn udp(packet: &mut Packet, ip: &Headers, trusted: bool, zero_checksum_v6: bool) -> Result<(), DropReason> {
     let l4 = usize::from(ip.l4);
-    let len = read16(packet.head(), l4 + 4).map(usize::from).ok_or(TunnelDrop::Truncated)?;
-    let check = read16(packet.head(), l4 + UDP_CHECK).ok_or(TunnelDrop::Truncated)?;
+    let len = read16(packet.head(), l4 + 4).map(usize::from).ok_or(DropReason::TunnelTruncated)?;
+    let check = read16(packet.head(), l4 + UDP_CHECK).ok_or(DropReason::TunnelTruncated)?;
     if len < UDP_HLEN || len > packet.len() - l4 {
-        return Err(TunnelDrop::Truncated);
+        return Err(DropReason::TunnelTruncated);
     }
     packet.truncate(l4 + len);
     if trusted {
@@ -238,9 +238,9 @@ fn udp(packet: &mut Packet, ip: &Headers, trusted: bool, zero_checksum_v6: bool)
     if check == 0 {
         // Legal over IPv4 (RFC 768); over IPv6 only where configured (RFC 6935 §5, RFC 6936 §5).
         let legal = ip.version == IpVersion::V4 || zero_checksum_v6;
-        return if legal { Ok(()) } else { Err(TunnelDrop::ZeroChecksum) };
+        return if legal { Ok(()) } else { Err(DropReason::TunnelZeroChecksum) };
     }
-    let sum = finished_sum(packet, l4).ok_or(TunnelDrop::BadChecksum)?;
+    let sum = finished_sum(packet, l4).ok_or(DropReason::TunnelChecksum)?;
     let pseudo = ip.pseudo(packet.head(), len as u32).fold();
-    if sum.add(pseudo.into()).fold() == 0xffff { Ok(()) } else { Err(TunnelDrop::BadChecksum) }
+    if sum.add(pseudo.into()).fold() == 0xffff { Ok(()) } else { Err(DropReason::TunnelChecksum) }
 }

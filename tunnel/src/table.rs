@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use trunkline_packet::{PortId, VlanId};
 
 use crate::config::{Encap, InnerVlan, RxSequence, Tos, Ttl, TunnelHeader, TxState};
-use crate::{GreKey, Kind, NetId, Outer, TunnelDrop, Vni};
+use crate::{DropReason, GreKey, Kind, NetId, Outer, Vni};
 
 /// The virtual networks behind one port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -244,31 +244,31 @@ impl Tunnel {
     }
 
     #[inline]
-    fn sends(&self, vlan: VlanId) -> Result<&Sends, TunnelDrop> {
+    fn sends(&self, vlan: VlanId) -> Result<&Sends, DropReason> {
         match self.sends.as_slice() {
             [only] if only.vlan.is_none() => Ok(only),
             map => map
                 .binary_search_by_key(&Some(vlan), |s| s.vlan)
                 .map(|at| &map[at])
-                .map_err(|_| TunnelDrop::UnmappedVlan),
+                .map_err(|_| DropReason::UnmappedVlan),
         }
     }
 
     /// How to send a frame of this VLAN to each remote.
     ///
     /// # Errors
-    /// [`TunnelDrop::UnmappedVlan`].
+    /// [`DropReason::UnmappedVlan`].
     #[inline]
-    pub fn encaps(&self, vlan: VlanId) -> Result<&[Encap], TunnelDrop> {
+    pub fn encaps(&self, vlan: VlanId) -> Result<&[Encap], DropReason> {
         Ok(&self.sends(vlan)?.encaps)
     }
 
     /// How to send a frame of this VLAN to one remote that need not be on the list, such as one learned.
     ///
     /// # Errors
-    /// [`TunnelDrop::UnmappedVlan`].
+    /// [`DropReason::UnmappedVlan`].
     #[inline]
-    pub fn encap_to(&self, vlan: VlanId, remote: IpAddr) -> Result<Encap, TunnelDrop> {
+    pub fn encap_to(&self, vlan: VlanId, remote: IpAddr) -> Result<Encap, DropReason> {
         Ok(self.endpoint.encap(self.sends(vlan)?.header, remote))
     }
 }
@@ -375,32 +375,32 @@ impl Tunnels {
     /// The tunnel of a VXLAN or Geneve packet.
     ///
     /// # Errors
-    /// [`TunnelDrop::UnknownRemote`], [`TunnelDrop::WrongVni`], [`TunnelDrop::Loop`].
+    /// [`DropReason::UnknownRemote`], [`DropReason::WrongVni`], [`DropReason::TunnelLoop`].
     #[inline]
-    pub fn udp(&self, kind: Kind, outer: &Outer, vni: Vni) -> Result<Match<'_>, TunnelDrop> {
+    pub fn udp(&self, kind: Kind, outer: &Outer, vni: Vni) -> Result<Match<'_>, DropReason> {
         self.find(kind, outer, NetId::Vni(vni))
-            .unwrap_or_else(|| Err(self.missed(&[kind], outer, TunnelDrop::WrongVni)))
+            .unwrap_or_else(|| Err(self.missed(&[kind], outer, DropReason::WrongVni)))
     }
 
     /// The tunnel of a GRE packet: that of its key, or of its VSID if the key is one.
     ///
     /// # Errors
-    /// [`TunnelDrop::UnknownRemote`], [`TunnelDrop::WrongKey`], [`TunnelDrop::Loop`].
+    /// [`DropReason::UnknownRemote`], [`DropReason::WrongKey`], [`DropReason::TunnelLoop`].
     #[inline]
-    pub fn gre(&self, outer: &Outer, key: Option<GreKey>) -> Result<Match<'_>, TunnelDrop> {
+    pub fn gre(&self, outer: &Outer, key: Option<GreKey>) -> Result<Match<'_>, DropReason> {
         self.find(Kind::Gre, outer, key.map_or(NetId::None, NetId::Key))
             .or_else(|| self.find(Kind::Nvgre, outer, NetId::Vni(key?.vsid())))
-            .unwrap_or_else(|| Err(self.missed(&[Kind::Gre, Kind::Nvgre], outer, TunnelDrop::WrongKey)))
+            .unwrap_or_else(|| Err(self.missed(&[Kind::Gre, Kind::Nvgre], outer, DropReason::WrongKey)))
     }
 
     /// The most precise match: both addresses, then any local, then any remote, then any of both.
     #[inline]
-    fn find(&self, kind: Kind, outer: &Outer, net: NetId) -> Option<Result<Match<'_>, TunnelDrop>> {
+    fn find(&self, kind: Kind, outer: &Outer, net: NetId) -> Option<Result<Match<'_>, DropReason>> {
         let mut found =
             self.pairs(kind, outer).filter_map(|pair| Some((pair, *self.exact.get(&(pair, net))?)));
         let (pair, (index, vlan)) = found.next()?;
         if outer.src == outer.dst || (pair.remote.is_none() && self.locals.contains(&outer.src)) {
-            return Some(Err(TunnelDrop::Loop));
+            return Some(Err(DropReason::TunnelLoop));
         }
         Some(Ok(Match { tunnel: self.tunnels.get(index)?, vlan }))
     }
@@ -413,12 +413,12 @@ impl Tunnels {
             .map(move |(local, remote)| Pair { kind, port, local, remote })
     }
 
-    fn missed(&self, kinds: &[Kind], outer: &Outer, wrong: TunnelDrop) -> TunnelDrop {
+    fn missed(&self, kinds: &[Kind], outer: &Outer, wrong: DropReason) -> DropReason {
         let known = kinds.iter().any(|&kind| self.pairs(kind, outer).any(|pair| self.pairs.contains(&pair)));
         match known {
             true => wrong,
-            false if outer.src == outer.dst || self.locals.contains(&outer.src) => TunnelDrop::Loop,
-            false => TunnelDrop::UnknownRemote,
+            false if outer.src == outer.dst || self.locals.contains(&outer.src) => DropReason::TunnelLoop,
+            false => DropReason::UnknownRemote,
         }
     }
 }

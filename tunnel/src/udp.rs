@@ -6,7 +6,7 @@
 
 use trunkline_packet::{Batch, Packet, Pool};
 
-use crate::Refusal;
+use crate::DropReason;
 use crate::config::{Encap, TxState};
 use crate::encap::{SendInfo, encap_datagrams};
 
@@ -104,7 +104,7 @@ pub fn segment_for_udp(
     pool: &mut Pool,
     out: &mut Batch,
     runs: &mut UdpRuns,
-) -> Result<(), Refusal> {
+) -> Result<(), DropReason> {
     let info = encap_datagrams(packet, to, state, pool, out)?;
     runs.extend(out, &info);
     Ok(())

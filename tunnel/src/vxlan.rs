@@ -1,6 +1,6 @@
 //! The VXLAN header (RFC 7348 §5).
 
-use crate::{TunnelDrop, Vni};
+use crate::{DropReason, Vni};
 
 /// Length of the header, bytes.
 pub const LEN: usize = 8;
@@ -18,13 +18,13 @@ pub const fn header(vni: Vni) -> [u8; LEN] {
 /// Reads a header. Reserved bits are ignored, as the RFC demands of receivers.
 ///
 /// # Errors
-/// [`TunnelDrop::Truncated`], and [`TunnelDrop::NoVni`] without the I flag.
+/// [`DropReason::TunnelTruncated`], and [`DropReason::VxlanNoVni`] without the I flag.
 #[inline]
-pub const fn parse(bytes: &[u8]) -> Result<Vni, TunnelDrop> {
+pub const fn parse(bytes: &[u8]) -> Result<Vni, DropReason> {
     match *bytes {
         [flags, _, _, _, a, b, c, _, ..] if flags & I != 0 => Ok(Vni::from_bytes([a, b, c])),
-        [_, _, _, _, _, _, _, _, ..] => Err(TunnelDrop::NoVni),
-        _ => Err(TunnelDrop::Truncated),
+        [_, _, _, _, _, _, _, _, ..] => Err(DropReason::VxlanNoVni),
+        _ => Err(DropReason::TunnelTruncated),
     }
 }
 
@@ -43,7 +43,7 @@ mod tests {
     fn rfc7348_5_i_flag_must_be_set() {
         let mut bytes = header(VNI);
         bytes[0] = !I;
-        assert_eq!(parse(&bytes), Err(TunnelDrop::NoVni));
+        assert_eq!(parse(&bytes), Err(DropReason::VxlanNoVni));
     }
 
     #[test]
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn truncated_at_every_byte() {
         for len in 0..LEN {
-            assert_eq!(parse(&header(VNI)[..len]), Err(TunnelDrop::Truncated));
+            assert_eq!(parse(&header(VNI)[..len]), Err(DropReason::TunnelTruncated));
         }
     }
 }

@@ -10,16 +10,15 @@ use trunkline_packet::{
     segment,
 };
 use trunkline_tunnel::{
-    DropCounts, Encap, Endpoint, InnerVlan, Kind, NetId, Opened, Refusal, SendInfo, Tos, Ttl, TunnelDrop,
-    TunnelHeader, Tunnels, TxState, UdpRuns, decap, decap_all, encap_datagrams, encap_frame, fragment, open,
-    segment_for_udp, udp,
+    DropCounts, Encap, Endpoint, InnerVlan, Kind, NetId, Opened, SendInfo, Tos, Ttl, TunnelHeader, Tunnels,
+    TxState, UdpRuns, decap, decap_all, encap_datagrams, encap_frame, fragment, open, segment_for_udp, udp,
 };
 
 fn vxlan() -> Encap {
     Encap::new(TunnelHeader::vxlan(vni()), hosts(false).1)
 }
 
-fn sent(frame: &Frame, to: &Encap) -> Result<(SendInfo, Vec<u8>), Refusal> {
+fn sent(frame: &Frame, to: &Encap) -> Result<(SendInfo, Vec<u8>), DropReason> {
     let mut pool = Pool::new(64, 4);
     let mut p = frame.build(&mut pool);
     pop_tag(&mut p).unwrap();
@@ -61,7 +60,7 @@ fn rfc6040_4_2_the_outer_mark_comes_inside_and_the_header_checksum_stays_right()
             let mut p = packet(&bytes, &mut pool);
             let result = decap(&mut p, &vxlan_from_a(outer), &b);
             match wanted {
-                None => assert_eq!(result, Err(TunnelDrop::Ecn.into())),
+                None => assert_eq!(result, Err(DropReason::TunnelEcn.into())),
                 Some(tos) => {
                     assert_eq!((result, tos_of_ip(p.head())), (Ok(()), tos));
                     let ip = trunkline_packet::headers::Headers::parse(&p).unwrap();
@@ -95,11 +94,11 @@ fn rfc7348_6_1_the_inner_tag_is_stripped_or_kept_as_configured() {
     assert_eq!(kept[8 + 12..8 + 16], [0x81, 0, 0x60, 5]);
     assert_eq!(
         sent(&Frame { tags: 2, ..Frame::SMALL }, &vxlan()).err(),
-        Some(TunnelDrop::InnerTag.into()),
+        Some(DropReason::InnerTag.into()),
         "a second tag is the customer's"
     );
     let mut pool = Pool::new(4, 1);
-    for (mode, wanted) in [(InnerVlan::Strip, Err(TunnelDrop::InnerTag.into())), (InnerVlan::Keep, Ok(()))] {
+    for (mode, wanted) in [(InnerVlan::Strip, Err(DropReason::InnerTag.into())), (InnerVlan::Keep, Ok(()))] {
         let b = tunnels(false, |e| {
             if e.kind != Kind::Nvgre {
                 e.inner_vlan = mode;
@@ -127,7 +126,7 @@ fn a_tunnels_own_packet_does_not_enter_it_again() {
         encap_frame(Frame::SMALL.build(&mut pool), &to, &path(false), &state, &mut pool, &mut out).unwrap();
         let p = out.remove(0);
         let result = encap_datagrams(p, &to, &state, &mut pool, &mut out);
-        assert_eq!(result, Err(TunnelDrop::Loop.into()), "{index}");
+        assert_eq!(result, Err(DropReason::TunnelLoop.into()), "{index}");
         assert!(out.is_empty());
     }
 }
@@ -214,12 +213,12 @@ fn what_merged_datagrams_lose_is_counted_one_by_one() {
     let opened = Opened { outer: vxlan_from_a(0), gro: Some(good.len() as u16) };
     decap_all(packet(&merged, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
     assert_eq!(out.len(), 2);
-    assert_eq!(drops.tunnel[TunnelDrop::NoVni.index()], 1);
-    assert_eq!(drops.tunnel[TunnelDrop::InnerTooShort.index()], 1);
+    assert_eq!(drops.get(DropReason::VxlanNoVni), 1);
+    assert_eq!(drops.get(DropReason::InnerTooShort), 1);
     assert_eq!(drops.total(), 2);
     let opened = Opened { gro: Some(0), ..opened };
     decap_all(packet(&merged, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
-    assert_eq!(drops.packet[DropReason::BadOffload.index()], 1);
+    assert_eq!(drops.get(DropReason::BadOffload), 1);
 }
 
 #[test]

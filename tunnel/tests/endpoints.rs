@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use common::*;
 use trunkline_packet::{Batch, Pool, PortId, Tpid, VlanId, VlanTag};
 use trunkline_tunnel::{
-    Endpoint, GreKey, InnerVlan, Kind, NetId, Nets, Outer, TableError, TunnelDrop, Tunnels, TxState, decap,
+    DropReason, Endpoint, GreKey, InnerVlan, Kind, NetId, Nets, Outer, TableError, Tunnels, TxState, decap,
     encap_datagrams,
 };
 
@@ -36,7 +36,7 @@ fn a_vlan_map_gives_each_vlan_a_network_and_back() {
         assert_eq!(p.meta().vlan.and_then(VlanTag::vid).map(VlanId::get), back);
         assert_eq!(p.to_vec(), Frame::SMALL.build(&mut pool).to_vec());
     }
-    assert_eq!(tunnel.encaps(VlanId::new(30).unwrap()).err(), Some(TunnelDrop::UnmappedVlan));
+    assert_eq!(tunnel.encaps(VlanId::new(30).unwrap()).err(), Some(DropReason::UnmappedVlan));
 }
 
 #[test]
@@ -69,15 +69,15 @@ fn the_most_precise_endpoint_wins_and_misses_say_what_is_wrong() {
     let from = |src: IpAddr| Outer { src, ..vxlan_from_a(0) };
     let port = |src| table.udp(Kind::Vxlan, &from(src), vni()).map(|m| m.tunnel.endpoint().port.0);
     let other = IpAddr::from([203, 0, 113, 1]);
-    assert_eq!((port(a), port(other), port(b)), (Ok(2), Ok(1), Err(TunnelDrop::Loop)));
+    assert_eq!((port(a), port(other), port(b)), (Ok(2), Ok(1), Err(DropReason::TunnelLoop)));
     let wrong = trunkline_tunnel::Vni::new(1).unwrap();
-    assert_eq!(table.udp(Kind::Vxlan, &from(a), wrong).err(), Some(TunnelDrop::WrongVni));
-    assert_eq!(table.udp(Kind::Geneve, &from(a), vni()).err(), Some(TunnelDrop::UnknownRemote));
+    assert_eq!(table.udp(Kind::Vxlan, &from(a), wrong).err(), Some(DropReason::WrongVni));
+    assert_eq!(table.udp(Kind::Geneve, &from(a), vni()).err(), Some(DropReason::UnknownRemote));
     let gre =
         |src, key: Option<u32>| table.gre(&from(src), key.map(GreKey)).map(|m| m.tunnel.endpoint().port.0);
     assert_eq!((gre(a, None), gre(a, Some(0)), gre(a, Some(VNI << 8 | 9))), (Ok(3), Ok(4), Ok(5)));
-    assert_eq!(gre(a, Some(1)), Err(TunnelDrop::WrongKey));
-    assert_eq!(gre(other, None), Err(TunnelDrop::UnknownRemote));
+    assert_eq!(gre(a, Some(1)), Err(DropReason::WrongKey));
+    assert_eq!(gre(other, None), Err(DropReason::UnknownRemote));
 }
 
 #[test]

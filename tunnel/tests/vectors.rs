@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use trunkline_packet::checksum::update;
 use trunkline_packet::{Batch, Checksum, Packet, Pool, checksum};
-use trunkline_tunnel::{Refusal, TxState, decap, encap_frame, open};
+use trunkline_tunnel::{DropReason, TxState, decap, encap_frame, open};
 
 struct Vector {
     name: &'static str,
@@ -33,11 +33,11 @@ fn bytes_of(mut packet: Packet) -> Vec<u8> {
     packet.to_vec()
 }
 
-fn refusal(result: Result<(), Refusal>) -> &'static str {
+fn refusal(result: Result<(), DropReason>) -> &'static str {
     match result {
         Ok(()) => "ok",
-        Err(Refusal::Tunnel(reason)) => reason.name(),
-        Err(Refusal::Packet(reason)) => reason.name(),
+        Err((reason)) => reason.name(),
+        Err((reason)) => reason.name(),
     }
 }
 
@@ -47,8 +47,9 @@ fn what_scapy_made_is_taken_or_refused_for_the_right_reason() {
     for v in vectors() {
         let here = tunnels(false, |_| ());
         let mut p = packet(&v.outer, &mut pool);
-        let result =
-            open(&mut p, false).map_err(Refusal::from).and_then(|opened| decap(&mut p, &opened.outer, &here));
+        let result = open(&mut p, false)
+            .map_err(DropReason::from)
+            .and_then(|opened| decap(&mut p, &opened.outer, &here));
         assert_eq!(refusal(result), v.expect, "{}", v.name);
         if let Some(inner) = v.inner {
             assert_eq!(bytes_of(p), inner, "{}", v.name);
@@ -64,9 +65,9 @@ fn every_truncation_of_the_outer_frame_is_refused() {
             let here = tunnels(false, |_| ());
             let mut p = packet(&v.outer[..len], &mut pool);
             let result = open(&mut p, false)
-                .map_err(Refusal::from)
+                .map_err(DropReason::from)
                 .and_then(|opened| decap(&mut p, &opened.outer, &here));
-            assert!(matches!(result, Err(Refusal::Tunnel(_))), "{} cut at {len}: {result:?}", v.name);
+            assert!(matches!(result, Err((_))), "{} cut at {len}: {result:?}", v.name);
             pool.put(p);
         }
     }

@@ -76,7 +76,7 @@ fn rfc9293_3_6_simultaneous_close() {
 fn van_rooij_bounds_one_by_one() {
     // The window of 1000 that O offered: the number of a segment may touch its end, not pass it.
     assert!(open().take(I, &data(A1.wrapping_add(1000), B1, 1)).is_ok());
-    assert_eq!(open().take(I, &data(A1.wrapping_add(1001), B1, 1)), Err(NatDrop::TcpWindow));
+    assert_eq!(open().take(I, &data(A1.wrapping_add(1001), B1, 1)), Err(DropReason::NatTcpWindow));
     // Not older than a window.
     let mut t = open();
     for i in 0..5u32 {
@@ -84,11 +84,11 @@ fn van_rooij_bounds_one_by_one() {
         t.take(O, &seg(ACK, B1, A1.wrapping_add(1000 * (i + 1)))).unwrap();
     }
     assert!(t.take(I, &data(A1.wrapping_add(3990), B1, 10)).is_ok());
-    assert_eq!(t.take(I, &data(A1.wrapping_add(3900), B1, 10)), Err(NatDrop::TcpWindow));
+    assert_eq!(t.take(I, &data(A1.wrapping_add(3900), B1, 10)), Err(DropReason::NatTcpWindow));
     // Nothing is acknowledged that was not sent, and nothing long ago.
-    assert_eq!(t.take(I, &seg(ACK, A1.wrapping_add(5000), B1 + 1)), Err(NatDrop::TcpWindow));
+    assert_eq!(t.take(I, &seg(ACK, A1.wrapping_add(5000), B1 + 1)), Err(DropReason::NatTcpWindow));
     assert!(t.take(O, &seg(ACK, B1, A1)).is_ok());
-    assert_eq!(t.take(O, &seg(ACK, B1, A1.wrapping_sub(70_000))), Err(NatDrop::TcpWindow));
+    assert_eq!(t.take(O, &seg(ACK, B1, A1.wrapping_sub(70_000))), Err(DropReason::NatTcpWindow));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn rfc7323_scale_holds_only_when_both_offer_it() {
         let ok = t.take(O, &data(B1 + limit, 1, 1));
         // Windows are kept without the scale, rounded up.
         let bad = t.take(O, &data(B1 + limit + 32, 1, 1));
-        assert_eq!((ok, bad), (Ok(()), Err(NatDrop::TcpWindow)), "{other:?}");
+        assert_eq!((ok, bad), (Ok(()), Err(DropReason::NatTcpWindow)), "{other:?}");
     }
     assert_eq!(scale_option(&[1, 1, 3, 3, 200]), Some(14), "RFC 7323 §2.3");
     assert_eq!(scale_option(&[2, 4, 5, 180, 3, 3, 7, 0]), Some(7));
@@ -128,8 +128,8 @@ fn rfc5961_3_2_only_the_exact_reset_closes() {
     t.take(I, &seg(ACK, A1, B1 + 500)).unwrap();
     assert!(t.take(O, &seg(RST, B1 + 501, 0)).is_ok(), "in the window: the receiver challenges it");
     assert_eq!(t.phase(), Phase::Established);
-    assert_eq!(t.take(O, &seg(RST, B1 + 499, 0)), Err(NatDrop::TcpReset));
-    assert_eq!(t.take(O, &seg(RST, B1 + 100_000, 0)), Err(NatDrop::TcpReset));
+    assert_eq!(t.take(O, &seg(RST, B1 + 499, 0)), Err(DropReason::NatTcpReset));
+    assert_eq!(t.take(O, &seg(RST, B1 + 100_000, 0)), Err(DropReason::NatTcpReset));
     t.take(O, &seg(RST, B1 + 500, 0)).unwrap();
     assert_eq!(t.phase(), Phase::Reset);
 }
@@ -138,8 +138,8 @@ fn rfc5961_3_2_only_the_exact_reset_closes() {
 fn rfc9293_3_10_7_3_a_reset_in_syn_sent_must_acknowledge_the_syn() {
     let mut t = Tcp::new(false);
     t.take(I, &seg(SYN, A, 0)).unwrap();
-    assert_eq!(t.take(O, &seg(RST, 0, 0)), Err(NatDrop::TcpReset));
-    assert_eq!(t.take(O, &seg(RST | ACK, 0, A)), Err(NatDrop::TcpReset));
+    assert_eq!(t.take(O, &seg(RST, 0, 0)), Err(DropReason::NatTcpReset));
+    assert_eq!(t.take(O, &seg(RST | ACK, 0, A)), Err(DropReason::NatTcpReset));
     t.take(O, &seg(RST | ACK, 0, A1)).unwrap();
     assert_eq!(t.phase(), Phase::Reset);
 }
@@ -168,7 +168,7 @@ fn a_peer_that_forgot_the_connection_is_believed() {
     // Or refuses it.
     let mut t = open();
     t.take(I, &seg(SYN, 55_555, 0)).unwrap();
-    assert_eq!(t.take(O, &seg(RST | ACK, 0, 44_444)), Err(NatDrop::TcpReset));
+    assert_eq!(t.take(O, &seg(RST | ACK, 0, 44_444)), Err(DropReason::NatTcpReset));
     t.take(O, &seg(RST | ACK, 0, 55_556)).unwrap();
     assert_eq!(t.phase(), Phase::Reset);
 }
@@ -207,7 +207,7 @@ fn retransmissions_and_a_new_try_in_syn_sent() {
     t.take(I, &seg(SYN, 5, 0)).unwrap();
     t.take(I, &seg(SYN, 5, 0)).unwrap();
     t.take(I, &seg(SYN, 900_000, 0)).unwrap();
-    assert_eq!(t.take(O, &seg(SYN | ACK, B, 6)), Err(NatDrop::TcpWindow));
+    assert_eq!(t.take(O, &seg(SYN | ACK, B, 6)), Err(DropReason::NatTcpWindow));
     t.take(O, &seg(SYN | ACK, B, 900_001)).unwrap();
     t.take(I, &seg(SYN, 900_000, 0)).unwrap();
     t.take(O, &seg(SYN | ACK, B, 900_001)).unwrap();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, PayloadSlice, TransportHeader};
 use trunkline_nat::{
-    Config, Filtering, Nat, NatDrop, Path, Prefix, Rule, RuleId, Sink, Toward, Uplink, Zone,
+    Config, DropReason, Filtering, Nat, Path, Prefix, Rule, RuleId, Sink, Toward, Uplink, Zone,
 };
 use trunkline_packet::{Packet, Pool};
 
@@ -23,14 +23,14 @@ pub const ACK: u8 = 16;
 #[derive(Default)]
 pub struct Sunk {
     pub sent: Vec<(Packet, Toward)>,
-    pub dropped: Vec<(Packet, NatDrop)>,
+    pub dropped: Vec<(Packet, DropReason)>,
 }
 
 impl Sink for Sunk {
     fn forward(&mut self, packet: Packet, toward: Toward) {
         self.sent.push((packet, toward));
     }
-    fn drop(&mut self, packet: Packet, reason: NatDrop) {
+    fn drop(&mut self, packet: Packet, reason: DropReason) {
         self.dropped.push((packet, reason));
     }
 }
@@ -76,7 +76,7 @@ pub struct World {
 }
 
 /// What became of one packet.
-pub type Outcome = Result<Vec<u8>, NatDrop>;
+pub type Outcome = Result<Vec<u8>, DropReason>;
 
 impl World {
     pub fn new(config: Config, rules: &[Rule]) -> World {
