@@ -3,7 +3,7 @@
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::headers::{proto, read16};
 use trunkline_packet::segment::MAX_SEGMENTS;
-use trunkline_packet::{Batch, DropReason, Offload, Packet, Pool, Tpid, VlanTag, pop_tag};
+use trunkline_packet::{Batch, DropReason, Offload, Packet, Pool, PortId, Tpid, VlanTag, pop_tag};
 
 use crate::config::InnerVlan;
 use crate::geneve::GeneveHeader;
@@ -18,13 +18,14 @@ use crate::{DropCounts, Kind, vxlan};
 /// what the sender left undone.
 ///
 /// # Errors
-/// The packet is in no particular state then.
+/// `in_port` is the tunnel's port then, where it was found; the rest is in no particular state.
 #[inline]
 pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<(), DropReason> {
     let (found, len, gre) = match outer.proto {
         proto::GRE => gre(packet, outer, tunnels)?,
         _ => udp(packet, outer, tunnels)?,
     };
+    packet.meta_mut().in_port = found.tunnel.endpoint().port;
     if packet.len() < len + ETH_HLEN || !packet.pull_front(len) || packet.head().len() < ETH_HLEN {
         return Err(DropReason::InnerTooShort);
     }
@@ -47,7 +48,6 @@ pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<()
     if let Some(vid) = found.vlan.filter(|vid| vid.get() != 0) {
         packet.meta_mut().vlan = Some(VlanTag::new(Tpid::Customer, vid, 0));
     }
-    packet.meta_mut().in_port = found.tunnel.endpoint().port;
     // Last, so that only packets that pass move the window.
     match gre.and_then(|gre| gre.sequence) {
         Some(sequence) if found.tunnel.endpoint().gre_sequence => {
@@ -58,15 +58,27 @@ pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<()
     }
 }
 
+/// Hears of packets that [`decap_all`] refuses.
+pub trait Refusals {
+    /// One, of this tunnel's port; [`PortId::NONE`] when it belongs to no tunnel.
+    fn refuse(&mut self, port: PortId, reason: DropReason);
+}
+
+impl Refusals for DropCounts {
+    fn refuse(&mut self, _: PortId, reason: DropReason) {
+        self.count(reason);
+    }
+}
+
 /// Takes what an underlay received, one datagram or several merged ones, and appends the inner frames to
-/// `out`. Refusals are counted, their packets go back to the pool.
+/// `out`. Refusals are reported, their packets go back to the pool.
 pub fn decap_all(
     packet: Packet,
     opened: &Opened,
     tunnels: &Tunnels,
     pool: &mut Pool,
     out: &mut Batch,
-    drops: &mut DropCounts,
+    refusals: &mut impl Refusals,
 ) {
     let len = packet.len();
     let size = opened.gro.map_or(len, usize::from);
@@ -75,7 +87,7 @@ pub fn decap_all(
     {
         Ok(()) => out.push(packet),
         Err(refusal) => {
-            drops.count(refusal);
+            refusals.refuse(packet.meta().in_port, refusal);
             pool.put(packet);
         }
     };

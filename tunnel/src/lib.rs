@@ -23,7 +23,7 @@ pub mod udp;
 pub mod vxlan;
 
 pub use config::{Encap, InnerVlan, RxSequence, Tos, Ttl, TunnelHeader, TxState};
-pub use decap::{decap, decap_all};
+pub use decap::{Refusals, decap, decap_all};
 pub use encap::{SendInfo, encap_datagrams, encap_frame};
 pub use fragment::fragment;
 pub use outer::{Opened, Outer, OuterPath, open};
