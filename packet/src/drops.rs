@@ -115,6 +115,10 @@ reasons! {
     OuterFragment = "outer-fragment",
     /// The outer packet is not IP, or not of a tunnel's protocol or port.
     NotTunnel = "not-tunnel",
+    /// The tunnel's far end is dead (BFD): see the peer's state and why it went down.
+    TunnelPeerDown = "tunnel-peer-down",
+    /// The tunnel has no remote to send to: none is configured, and none was learned for this address.
+    TunnelNoRemote = "tunnel-no-remote",
 
     /// Not an IP packet, or a header is malformed or cut off.
     NatMalformed = "nat-malformed",
