@@ -30,6 +30,8 @@ const PERMITS: u8 = 0x10;
 const KEPT: u8 = 0x20;
 /// The slot is free.
 const FREE: u8 = 0x40;
+/// The remote appears inside as the gateway.
+const SHOWN: u8 = 0x80;
 
 /// One connection.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,8 @@ pub(crate) struct Conn {
     rule: u16,
     pub(crate) source: u16,
     slot: u16,
-    pub(crate) mapping: u32,
+    /// The mapping; or as whom the remote appears: the number of the gateway's address, then the port.
+    link: u32,
     pub(crate) tcp: Tcp,
     wheel: Links,
     /// Among the transitory entries of the source.
@@ -80,7 +83,7 @@ impl Conn {
             rule: crate::rules::NO_RULE << 2 | origin as u16,
             source: 0,
             slot: 0,
-            mapping: crate::mapping::NONE,
+            link: crate::mapping::NONE,
             tcp: Tcp::default(),
             wheel: Links::NONE,
             peers: Links::NONE,
@@ -106,12 +109,36 @@ impl Conn {
         }
     }
 
+    /// Its mapping, or [`crate::mapping::NONE`].
     #[inline]
-    pub(crate) fn key(&self, side: Side) -> Key {
-        match side {
-            Side::Inside => Key::inside(self.zone, self.proto, self.local, self.remote),
-            Side::Outside => Key::outside(self.uplink, self.proto, self.external, self.remote),
-        }
+    pub(crate) fn mapping(&self) -> u32 {
+        if self.is_shown() { crate::mapping::NONE } else { self.link }
+    }
+
+    pub(crate) fn set_mapping(&mut self, mapping: u32) {
+        self.link = mapping;
+    }
+
+    /// Whether the remote appears inside as somebody else.
+    #[inline]
+    pub(crate) fn is_shown(&self) -> bool {
+        self.flags & SHOWN != 0
+    }
+
+    /// As which gateway address, by number, and port.
+    pub(crate) fn shown(&self) -> (u16, u16) {
+        ((self.link >> 16) as u16, self.link as u16)
+    }
+
+    pub(crate) fn set_shown(&mut self, gateway: u16, port: u16) {
+        self.set(SHOWN, true);
+        self.link = u32::from(gateway) << 16 | u32::from(port);
+    }
+
+    /// What it is found by outside.
+    #[inline]
+    pub(crate) fn outside_key(&self) -> Key {
+        Key::outside(self.uplink, self.proto, self.external, self.remote)
     }
 
     #[inline]

@@ -40,8 +40,8 @@ pub(crate) struct PacketId {
 pub(crate) enum Fate {
     /// It is the first: translate it, then say with [`Fragments::first`] what became of it.
     First(u32),
-    /// Translate it with these ports, near and remote.
-    Ports(u16, u16),
+    /// Do with it as with the first.
+    Follow(Way),
     /// Keep it with [`Fragments::hold`].
     Hold(u32),
     /// It overlaps or contradicts; what is held goes too, see [`Fragments::release`].
@@ -52,11 +52,20 @@ pub(crate) enum Fate {
     Full(u32),
 }
 
+/// Where the pieces of a packet go whose first is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// They are translated with these ports, near and remote.
+    Ports(u16, u16),
+    /// To this worker.
+    Worker(u16),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// Waiting for the first.
     Waiting,
-    Ports(u16, u16),
+    Known(Way),
     Dead,
 }
 
@@ -146,11 +155,11 @@ impl Fragments {
             return Fate::Condemned(at as u32);
         }
         match entry.state {
-            State::Ports(near, remote) => {
+            State::Known(way) => {
                 if entry.is_complete() {
                     self.clear(at, gone);
                 }
-                Fate::Ports(near, remote)
+                Fate::Follow(way)
             }
             _ if piece.from == 0 => Fate::First(at as u32),
             _ if self.held[row].len() < ROW_HELD => Fate::Hold(at as u32),
@@ -167,12 +176,12 @@ impl Fragments {
         self.held[at as usize / WAYS].push((at, packet));
     }
 
-    /// What became of the first piece: its ports, or `None` if it was dropped. Then take the held ones with
+    /// What became of the first piece; `None` if it was dropped. Then take the held ones with
     /// [`Fragments::release`].
-    pub(crate) fn first(&mut self, at: u32, ports: Option<(u16, u16)>) {
+    pub(crate) fn first(&mut self, at: u32, way: Option<Way>) {
         let entry = &mut self.entries[at as usize];
-        entry.state = ports.map_or(State::Dead, |(near, remote)| State::Ports(near, remote));
-        if ports.is_some() && entry.is_complete() && entry.held == 0 {
+        entry.state = way.map_or(State::Dead, State::Known);
+        if way.is_some() && entry.is_complete() && entry.held == 0 {
             entry.id = None;
             self.live -= 1;
         }
@@ -187,7 +196,7 @@ impl Fragments {
         let row = &mut self.held[at as usize / WAYS];
         let i = row.iter().position(|(e, _)| *e == at)?;
         entry.held -= 1;
-        if entry.held == 0 && entry.is_complete() && matches!(entry.state, State::Ports(..)) {
+        if entry.held == 0 && entry.is_complete() && matches!(entry.state, State::Known(_)) {
             entry.id = None;
             self.live -= 1;
         }

@@ -4,8 +4,9 @@ use trunkline_packet::headers::proto;
 
 use crate::conn::Conn;
 use crate::nat::Nat;
+use crate::rules::RuleId;
 use crate::tcp::Phase;
-use crate::types::{Endpoint, Inside, Outside, Side, Uplink, Zone};
+use crate::types::{Endpoint, Inside, Outside, Prefix, Side, Uplink, Zone};
 
 /// How full a shard is, and what it had to do about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,12 +53,57 @@ pub struct ConnInfo {
     pub external: Outside<Endpoint>,
     /// The other end; its port is the query type for ICMP.
     pub remote: Endpoint,
+    /// As whom the inside sees the other end: the gateway, if the host could not answer it otherwise.
+    pub shown: Endpoint,
+    /// The rule that translates it.
+    pub rule: Option<RuleId>,
     /// Whether the remote began it.
     pub from_outside: bool,
     /// How far it is.
     pub state: ConnState,
     /// How long it lives without packets, milliseconds.
     pub expires_in: u64,
+}
+
+/// Which connections: those that have everything that is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConnFilter {
+    /// Protocol number.
+    pub proto: Option<u8>,
+    /// Network inside.
+    pub zone: Option<Zone>,
+    /// Network outside.
+    pub uplink: Option<Uplink>,
+    /// Any of its addresses is in here.
+    pub address: Option<Prefix>,
+    /// The host inside is in here.
+    pub local: Option<Prefix>,
+    /// The other end is in here.
+    pub remote: Option<Prefix>,
+    /// Any of its ports or query identifiers.
+    pub port: Option<u16>,
+    /// How far it is.
+    pub state: Option<ConnState>,
+    /// Translated by this rule.
+    pub rule: Option<RuleId>,
+}
+
+impl ConnFilter {
+    /// Whether it is one of them.
+    pub fn matches(&self, c: &ConnInfo) -> bool {
+        let ends = [c.local.0, c.external.0, c.remote];
+        // What is called the remote's port of a query is its type.
+        let ports = if matches!(c.proto, proto::ICMP | proto::ICMPV6) { &ends[..2] } else { &ends[..] };
+        self.proto.is_none_or(|p| p == c.proto)
+            && self.zone.is_none_or(|z| z == c.zone)
+            && self.uplink.is_none_or(|u| u == c.uplink)
+            && self.address.is_none_or(|a| ends.iter().any(|e| a.contains(e.addr)))
+            && self.local.is_none_or(|a| a.contains(c.local.0.addr))
+            && self.remote.is_none_or(|a| a.contains(c.remote.addr))
+            && self.port.is_none_or(|p| ports.iter().any(|e| e.port == p))
+            && self.state.is_none_or(|s| s == c.state)
+            && self.rule.is_none_or(|r| Some(r) == c.rule)
+    }
 }
 
 impl Nat {
@@ -68,7 +114,7 @@ impl Nat {
             .conns
             .iter()
             .filter(|c| !c.is_free())
-            .map(move |c| info(c, now))
+            .map(move |c| self.info(c, now))
             .filter(|i| i.expires_in > 0)
     }
 
@@ -78,34 +124,37 @@ impl Nat {
         let (now, mut removed) = (self.since_start(now), 0);
         for at in 0..self.table.conns.len() {
             let conn = &self.table.conns[at];
-            if !conn.is_free() && which(&info(conn, now)) {
+            if !conn.is_free() && which(&self.info(conn, now)) {
                 self.table.remove(at as u32, &mut self.rules);
                 removed += 1;
             }
         }
         removed
     }
-}
 
-fn info(c: &Conn, now: u64) -> ConnInfo {
-    let state = match c.tcp.phase() {
-        _ if c.proto != proto::TCP && c.answered() => ConnState::Established,
-        _ if c.proto != proto::TCP => ConnState::Opening,
-        Phase::Opening => ConnState::Opening,
-        Phase::Established => ConnState::Established,
-        Phase::Closing => ConnState::Closing,
-        Phase::TimeWait => ConnState::TimeWait,
-        Phase::Reset => ConnState::Reset,
-    };
-    ConnInfo {
-        proto: c.proto,
-        zone: c.zone,
-        uplink: c.uplink,
-        local: c.local,
-        external: c.external,
-        remote: c.remote,
-        from_outside: c.initiator() == Side::Outside,
-        state,
-        expires_in: c.deadline.remaining(now),
+    fn info(&self, c: &Conn, now: u64) -> ConnInfo {
+        let state = match c.tcp.phase() {
+            _ if c.proto != proto::TCP && c.answered() => ConnState::Established,
+            _ if c.proto != proto::TCP => ConnState::Opening,
+            Phase::Opening => ConnState::Opening,
+            Phase::Established => ConnState::Established,
+            Phase::Closing => ConnState::Closing,
+            Phase::TimeWait => ConnState::TimeWait,
+            Phase::Reset => ConnState::Reset,
+        };
+        ConnInfo {
+            proto: c.proto,
+            zone: c.zone,
+            uplink: c.uplink,
+            local: c.local,
+            external: c.external,
+            remote: c.remote,
+            shown: self.table.remote_inside(c),
+            // The slot of a rule that is gone may be another's.
+            rule: self.rules.id(c.rule()).filter(|_| c.version == self.version),
+            from_outside: c.initiator() == Side::Outside,
+            state,
+            expires_in: c.deadline.remaining(now),
+        }
     }
 }

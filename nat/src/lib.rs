@@ -13,7 +13,19 @@
 //! some are free; then a transitory mapping gives way; then a connection may share a port that is used
 //! towards other destinations only, unless `strict_eim` is set.
 //!
-//! Hairpinning (RFC 4787 REQ-9) is two passes: out, as to anybody, and in, as from anybody.
+//! Hairpinning (RFC 4787 REQ-9) is two passes: out, as to anybody, and in, as from anybody. A host inside that no
+//! rule translates has only the second, and so has the host itself ([`Path::Local`]): the published host would
+//! answer them past us, so they appear to it as its gateway, with a port that is free there. Its answers
+//! are addressed to the gateway: [`Path::Answer`].
+//!
+//! # What the caller does
+//!
+//! - Packets from inside to an uplink's own address, other than pings, are [`Path::Out`] to that uplink.
+//! - TCP, UDP and ICMP errors from inside to a gateway's own address that no service of the gateway wants are
+//!   [`Path::Answer`].
+//! - An ICMP error that the caller makes about a packet which was translated already goes through the translation
+//!   as if a router behind it had sent it: for a packet toward the outside [`Path::In`], else [`Path::Out`].
+//! - After a translation the packet is routed by the destination it has then.
 //!
 //! # When rules change
 //!
@@ -53,8 +65,8 @@ mod types;
 mod wheel;
 
 pub use config::{Config, Filtering, Timeouts};
-pub use info::{ConnInfo, ConnState, NatStats};
+pub use info::{ConnFilter, ConnInfo, ConnState, NatStats};
 pub use nat::{Nat, Sink, Toward};
-pub use rules::{Rule, RuleCounters, RuleError, RuleId};
+pub use rules::{Gateway, Rule, RuleCounters, RuleError, RuleId};
 pub use trunkline_packet::DropReason;
 pub use types::{Endpoint, Inside, Outside, Path, Prefix, Uplink, Zone};

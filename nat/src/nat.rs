@@ -3,15 +3,15 @@
 use trunkline_packet::headers::Fragment;
 use trunkline_packet::{BATCH, Batch, Packet};
 
-use crate::config::Config;
-use crate::fragment::{Fate, Fragments, PacketId};
+use crate::config::{Config, Filtering};
+use crate::fragment::{Fate, Fragments, PacketId, Way};
 use crate::list::NIL;
 use crate::parse::{self, Kind, Seen};
 use crate::rewrite::{self, End};
-use crate::rules::{Rule, RuleCounters, RuleError, RuleId, Rules};
-use crate::shard::shard_of;
+use crate::rules::{Exit, Gateway, Rule, RuleCounters, RuleError, RuleId, Rules};
+use crate::shard::{meeting_of, shard_of};
 use crate::table::Table;
-use crate::types::{Inside, Key, Outside, Path, Side, Uplink, Zone};
+use crate::types::{Endpoint, Inside, Key, Outside, Path, Side, Uplink, Zone, mapped, port_class};
 use crate::wheel::Tick;
 use crate::{DropReason, NatStats};
 
@@ -22,9 +22,13 @@ pub enum Toward {
     Outside(Uplink),
     /// To the host inside that its destination address now names.
     Inside(Zone),
-    /// Back in, for one of our own external addresses (RFC 4787 REQ-9): hand it to [`Nat::process`] of this
-    /// worker with [`Path::Hairpin`]. Only between workers; on one it is done already.
-    Hairpin(Uplink, u16),
+    /// An answer to somebody who appeared as the gateway: to a host inside or, on a shared uplink, to the host
+    /// itself. Its destination address tells.
+    Client(Uplink),
+    /// Nowhere yet: hand it to [`Nat::process`] of this worker with this path. For a hairpinned packet
+    /// (RFC 4787 REQ-9) it is [`Path::Hairpin`], for fragments the path they came with. Order must be kept.
+    /// Only between workers; on one it is done already.
+    Worker(u16, Path),
 }
 
 /// Where packets go that have been decided on. Implemented by the worker, and by tests.
@@ -86,7 +90,7 @@ impl Nat {
     /// # Errors
     /// [`RuleError`]; nothing has changed then.
     pub fn add_rule(&mut self, id: RuleId, rule: Rule) -> Result<(), RuleError> {
-        let permissions = matches!(rule, Rule::Masquerade { filtering: crate::Filtering::Address, .. });
+        let permissions = filters_by_address(&rule);
         self.rules.add(id, rule)?;
         if permissions {
             self.table.maps.with_permissions();
@@ -105,9 +109,43 @@ impl Nat {
         removed
     }
 
+    /// Says which addresses the switch has inside. A client that a published host could not answer through us
+    /// appears to it as the gateway of its network: the host itself ([`Path::Local`]), and hosts inside that
+    /// no rule translates. Such clients are refused when there is no gateway.
+    pub fn set_gateways(&mut self, gateways: &[Gateway]) {
+        let numbered = gateways.iter().filter_map(|g| Some((*g, self.table.gateway(mapped(g.addr))?)));
+        let numbered: Vec<_> = numbered.collect();
+        if self.rules.gateways != numbered {
+            self.rules.gateways = numbered;
+            self.rules_changed();
+        }
+    }
+
     fn rules_changed(&mut self) {
         self.version = self.version.wrapping_add(1);
         self.purge = 0;
+    }
+
+    /// Replaces all rules, the gateways included. Entries that the new rules would translate as they are stay,
+    /// and what a rule has counted stays with its identifier; other entries go as with [`Nat::remove_rule`]. Of
+    /// masquerades the first that fits counts.
+    ///
+    /// # Errors
+    /// The rule that cannot be, and why; nothing has changed then.
+    pub fn set_rules(
+        &mut self,
+        rules: &[(RuleId, Rule)],
+        gateways: &[Gateway],
+    ) -> Result<(), (RuleId, RuleError)> {
+        let by_address = |(_, rule): &(RuleId, Rule)| filters_by_address(rule);
+        if self.rules.set(rules)? {
+            if rules.iter().any(by_address) {
+                self.table.maps.with_permissions();
+            }
+            self.rules_changed();
+        }
+        self.set_gateways(gateways);
+        Ok(())
     }
 
     /// What a rule has done.
@@ -158,10 +196,14 @@ impl Nat {
     }
 
     /// The worker that a packet must be given to, from any worker's tables. `None` when every worker would
-    /// drop it.
+    /// drop it. Of fragments it is the worker where they meet, which may send them on.
     pub fn owner(&self, path: Path, packet: &Packet) -> Option<u16> {
         let side = path.side();
         let mut seen = Seen::parse(packet, path).ok()?;
+        if matches!(seen.ip.fragment, Fragment::First | Fragment::Later) {
+            let piece = parse::piece(packet.head(), &seen.ip)?;
+            return Some(self.meeting(packet_id(path, &seen, piece.id)));
+        }
         if matches!(seen.kind, Kind::Error) {
             seen = Seen::embedded(packet.head(), usize::from(seen.ip.l4) + 8, side)?;
         }
@@ -170,13 +212,24 @@ impl Nat {
 
     fn owner_of(&self, path: Path, seen: &Seen) -> u16 {
         let port = match path {
-            Path::Out(..) => seen.near.port,
-            Path::In(uplink) | Path::Hairpin(uplink) => self
-                .rules
-                .entrance(uplink, seen.ip.proto, Outside(seen.near))
-                .map_or(seen.near.port, |(_, _, local)| local.0.port),
+            Path::Out(..) | Path::Answer(_) => seen.near.port,
+            Path::In(uplink) | Path::Hairpin(uplink) | Path::Local(uplink) => {
+                return self.target(uplink, seen.ip.proto, Outside(seen.near));
+            }
         };
         shard_of(port, self.config.shard.1)
+    }
+
+    /// The owner of a packet to an external endpoint.
+    fn target(&self, uplink: Uplink, proto: u8, external: Outside<Endpoint>) -> u16 {
+        let published = self.rules.entrance(uplink, proto, external);
+        let port = published.map_or(external.0.port, |(_, _, local)| local.0.port);
+        shard_of(port, self.config.shard.1)
+    }
+
+    /// The worker where the fragments of a packet meet.
+    fn meeting(&self, id: PacketId) -> u16 {
+        meeting_of(id.src, id.dst, id.proto, id.id, self.config.shard.1)
     }
 
     /// Translates one packet at `now` (milliseconds on any clock that does not go back) and hands it, and
@@ -228,7 +281,7 @@ impl Nat {
         self.table
             .conns
             .get(at as usize)
-            .is_some_and(|conn| conn.key(path.side()) == key(path, seen) && !conn.is_free())
+            .is_some_and(|conn| self.table.key(conn, path.side()) == key(path, seen) && !conn.is_free())
     }
 
     fn one(
@@ -253,8 +306,7 @@ impl Nat {
 
     fn done(&mut self, now: u64, result: Result<Toward, DropReason>, packet: Packet, sink: &mut impl Sink) {
         match result {
-            Ok(Toward::Hairpin(uplink, worker)) if worker == self.config.shard.0 => {
-                let path = Path::Hairpin(uplink);
+            Ok(Toward::Worker(worker, path)) if worker == self.config.shard.0 => {
                 let seen = Seen::parse(&packet, path);
                 self.one(now, path, seen, NIL, packet, sink);
             }
@@ -267,33 +319,37 @@ impl Nat {
         let Some(piece) = parse::piece(packet.head(), &seen.ip) else {
             return sink.drop(packet, DropReason::NatMalformed);
         };
-        let (near, remote) = (seen.near.addr, seen.remote.addr);
-        let (src, dst) = if path.side() == Side::Inside { (near, remote) } else { (remote, near) };
-        let id = PacketId { path, src, dst, proto: seen.ip.proto, id: piece.id };
+        let id = packet_id(path, &seen, piece.id);
+        let own = self.config.shard.0;
+        let meets_here = self.config.shard.1 > 1 && self.meeting(id) == own;
         let timeout = self.config.timeouts.fragment;
         let fate =
             self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, DropReason::NatFragmentLost));
         match fate {
             Fate::First(at) => {
-                let ports = (seen.near.port, seen.remote.port);
-                let result = if matches!(seen.kind, Kind::Error) {
+                let owner = if meets_here { self.owner_of(path, &seen) } else { own };
+                let (way, result) = if matches!(seen.kind, Kind::Error) {
                     // RFC 1122 §3.2.2, RFC 4443 §2.4(c): errors are short.
-                    Err(DropReason::NatIcmpUnmatched)
+                    (None, Err(DropReason::NatIcmpUnmatched))
+                } else if owner != own {
+                    (Some(Way::Worker(owner)), Ok(Toward::Worker(owner, path)))
                 } else {
-                    self.flow(now, path, &seen, NIL, &mut packet)
+                    let result = self.flow(now, path, &seen, NIL, &mut packet);
+                    let ports = Way::Ports(seen.near.port, seen.remote.port);
+                    (result.is_ok().then_some(ports), result)
                 };
-                self.fragments.first(at, result.is_ok().then_some(ports));
+                self.fragments.first(at, way);
                 self.done(now, result, packet, sink);
                 while let Some(held) = self.fragments.release(at) {
-                    match Seen::parse(&held, path) {
-                        Ok(seen) if result.is_ok() => self.later(now, path, seen, ports, held, sink),
+                    match (Seen::parse(&held, path), way) {
+                        (Ok(seen), Some(way)) => self.later(now, path, seen, way, held, sink),
                         _ => sink.drop(held, DropReason::NatFragmentLost),
                     }
                 }
             }
-            Fate::Ports(near, remote) => {
+            Fate::Follow(way) => {
                 seen.kind = Kind::Later;
-                self.later(now, path, seen, (near, remote), packet, sink);
+                self.later(now, path, seen, way, packet, sink);
             }
             Fate::Hold(at) => self.fragments.hold(at, packet),
             Fate::Lost => sink.drop(packet, DropReason::NatFragmentLost),
@@ -308,20 +364,25 @@ impl Nat {
         }
     }
 
-    /// A fragment behind the first, whose entry is there.
+    /// A fragment behind the first, of which it is known what becomes of it.
     fn later(
         &mut self,
         now: u64,
         path: Path,
         mut seen: Seen,
-        ports: (u16, u16),
+        way: Way,
         mut packet: Packet,
         sink: &mut impl Sink,
     ) {
-        (seen.near.port, seen.remote.port) = ports;
-        let result = match self.lookup(now, path, &seen, NIL) {
-            Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
-            None => Err(DropReason::NatFragmentLost),
+        let result = match way {
+            Way::Worker(worker) => Ok(Toward::Worker(worker, path)),
+            Way::Ports(near, remote) => {
+                (seen.near.port, seen.remote.port) = (near, remote);
+                match self.lookup(now, path, &seen, NIL) {
+                    Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
+                    None => self.straight_back(path, &seen).ok_or(DropReason::NatFragmentLost),
+                }
+            }
         };
         self.done(now, result, packet, sink);
     }
@@ -346,10 +407,13 @@ impl Nat {
         }
         let at = match self.lookup(now, path, seen, hint) {
             Some(at) => at,
-            None => self.open(now, path, seen, segment.as_ref())?,
+            None => match self.straight_back(path, seen) {
+                Some(toward) => return Ok(toward),
+                None => self.open(now, path, seen, segment.as_ref())?,
+            },
         };
         let conn = &mut self.table.conns[at as usize];
-        if conn.is_hairpin() && matches!(path, Path::In(_)) {
+        if (conn.is_hairpin() || conn.is_shown()) && matches!(path, Path::In(_)) {
             return Err(DropReason::NatMartian);
         }
         if let Some(segment) = &segment {
@@ -409,18 +473,37 @@ impl Nat {
             };
             rewrite::endpoint(packet, &seen.ip, end, to, true);
         }
+        if conn.is_shown() {
+            let (end, to) = match side {
+                Side::Inside => (End::Destination, conn.remote),
+                Side::Outside => (End::Source, self.table.remote_inside(conn)),
+            };
+            rewrite::endpoint(packet, &seen.ip, end, to, has_ports(conn.proto));
+        }
         self.toward(side, at)
+    }
+
+    /// Where a packet from inside goes that no rule translates and that is for one of our own external
+    /// addresses: in again at once, as its answer will not come this way.
+    fn straight_back(&self, path: Path, seen: &Seen) -> Option<Toward> {
+        let Path::Out(zone, uplink) = path else { return None };
+        let ours = self.rules.is_external(uplink, seen.remote.addr);
+        if !ours || self.rules.exit(zone, uplink, seen.near.addr, self.config.route) != Exit::Route {
+            return None;
+        }
+        let worker = self.target(uplink, seen.ip.proto, Outside(seen.remote));
+        Some(Toward::Worker(worker, Path::Hairpin(uplink)))
     }
 
     fn toward(&self, side: Side, at: u32) -> Toward {
         let conn = &self.table.conns[at as usize];
         match side {
             Side::Outside => Toward::Inside(conn.zone),
+            Side::Inside if conn.is_shown() => Toward::Client(conn.uplink),
             Side::Inside if conn.is_hairpin() => {
                 // The remote is the near end of the second pass.
-                let published = self.rules.entrance(conn.uplink, conn.proto, Outside(conn.remote));
-                let port = published.map_or(conn.remote.port, |(_, _, local)| local.0.port);
-                Toward::Hairpin(conn.uplink, shard_of(port, self.config.shard.1))
+                let worker = self.target(conn.uplink, conn.proto, Outside(conn.remote));
+                Toward::Worker(worker, Path::Hairpin(conn.uplink))
             }
             Side::Inside => Toward::Outside(conn.uplink),
         }
@@ -436,14 +519,16 @@ impl Nat {
     ) -> Result<Toward, DropReason> {
         let side = path.side();
         let inner = parse::error_payload(packet, seen, side)?;
-        let at = self.lookup(now, path, &inner, NIL).ok_or(DropReason::NatIcmpUnmatched)?;
+        let Some(at) = self.lookup(now, path, &inner, NIL) else {
+            return self.straight_back(path, &inner).ok_or(DropReason::NatIcmpUnmatched);
+        };
         let conn = &self.table.conns[at as usize];
         let (Inside(local), Outside(external)) = (conn.local, conn.external);
         // It must be addressed to the sender of the packet. From inside it may come from a
         // router on the way: that one leaves under the external address too (RFC 5508 REQ-5).
         let mine = match side {
             Side::Outside => seen.near.addr == external.addr,
-            Side::Inside => seen.remote.addr == conn.remote.addr,
+            Side::Inside => seen.remote.addr == self.table.remote_inside(conn).addr,
         };
         if !mine {
             return Err(DropReason::NatIcmpUnmatched);
@@ -453,19 +538,48 @@ impl Nat {
                 Side::Inside => (End::Source, external),
                 Side::Outside => (End::Destination, local),
             };
-            rewrite::embedded(packet, &seen.ip, &inner.ip, end.other(), to);
+            rewrite::embedded(packet, &seen.ip, &inner.ip, end.other(), to, true);
             rewrite::endpoint(packet, &seen.ip, end, to, false);
+        }
+        if conn.is_shown() {
+            let (end, to) = match side {
+                Side::Inside => (End::Destination, conn.remote),
+                Side::Outside => (End::Source, self.table.remote_inside(conn)),
+            };
+            rewrite::embedded(packet, &seen.ip, &inner.ip, end.other(), to, has_ports(conn.proto));
+            // A router on the way to the remote keeps its address.
+            if side == Side::Inside || seen.remote.addr == conn.remote.addr {
+                rewrite::endpoint(packet, &seen.ip, end, to, false);
+            }
         }
         Ok(self.toward(side, at))
     }
+}
+
+fn filters_by_address(rule: &Rule) -> bool {
+    matches!(rule, Rule::Masquerade { filtering: Filtering::Address, .. })
+}
+
+/// Which packet a fragment is of.
+fn packet_id(path: Path, seen: &Seen, id: u32) -> PacketId {
+    let (near, remote) = (seen.near.addr, seen.remote.addr);
+    let (src, dst) = if path.side() == Side::Inside { (near, remote) } else { (remote, near) };
+    PacketId { path, src, dst, proto: seen.ip.proto, id }
+}
+
+/// Whether the remote's end has a port in the packet; a query has one identifier, which is the other end's.
+fn has_ports(proto: u8) -> bool {
+    matches!(port_class(proto), Some(0 | 1))
 }
 
 /// What a packet, as it is on its side, is looked up by.
 #[inline]
 pub(crate) fn key(path: Path, seen: &Seen) -> Key {
     match path {
-        Path::Out(zone, _) => Key::inside(zone, seen.ip.proto, Inside(seen.near), seen.remote),
-        Path::In(uplink) | Path::Hairpin(uplink) => {
+        Path::Out(zone, _) | Path::Answer(zone) => {
+            Key::inside(zone, seen.ip.proto, Inside(seen.near), seen.remote)
+        }
+        Path::In(uplink) | Path::Hairpin(uplink) | Path::Local(uplink) => {
             Key::outside(uplink, seen.ip.proto, Outside(seen.near), seen.remote)
         }
     }

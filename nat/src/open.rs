@@ -29,6 +29,8 @@ struct Plan {
     filtering: Filtering,
     /// Whom it counts for; asked for once, since a record without connections is nobody's.
     source: u16,
+    /// As which gateway and port the remote appears.
+    shown: Option<(u16, u16)>,
 }
 
 /// The masquerade that a new connection falls under.
@@ -59,7 +61,10 @@ impl Nat {
             Path::In(uplink) if self.rules.is_external(uplink, seen.remote.addr) => {
                 return Err(DropReason::NatMartian);
             }
-            Path::In(uplink) | Path::Hairpin(uplink) => self.enter(now, uplink, seen, segment)?,
+            Path::In(uplink) | Path::Hairpin(uplink) | Path::Local(uplink) => {
+                self.enter(now, uplink, path, seen, segment)?
+            }
+            Path::Answer(_) => return Err(DropReason::NatUnsolicited),
         };
         let side = path.side();
         let mut conn = Conn::new(
@@ -74,7 +79,10 @@ impl Nat {
         );
         conn.set_rule(plan.rule);
         conn.version = self.version;
-        conn.mapping = plan.mapping;
+        conn.set_mapping(plan.mapping);
+        if let Some((gateway, port)) = plan.shown {
+            conn.set_shown(gateway, port);
+        }
         conn.source = plan.source;
         conn.set_hairpin(self.rules.is_external(plan.uplink, seen.remote.addr));
         if proto == trunkline_packet::headers::proto::TCP {
@@ -134,6 +142,7 @@ impl Nat {
             mapping: mapping::NONE,
             filtering: Filtering::default(),
             source,
+            shown: None,
         };
         let fixed = match exit {
             Exit::Masquerade(rule) => {
@@ -157,10 +166,17 @@ impl Nat {
         &mut self,
         now: u64,
         uplink: Uplink,
+        path: Path,
         seen: &Seen,
         segment: Option<&Segment>,
     ) -> Result<Plan, DropReason> {
         let (proto, external) = (seen.ip.proto, Outside(seen.near));
+        // Those whom the target could not answer through us.
+        let near = match path {
+            Path::Local(_) => true,
+            Path::Hairpin(_) => !self.rules.is_external(uplink, seen.remote.addr),
+            _ => false,
+        };
         let mut plan = match self.rules.entrance(uplink, proto, external) {
             Some((rule, zone, local)) => {
                 let published = matches!(self.rules.slot(rule).map(|s| &s.rule), Some(Rule::Publish { .. }));
@@ -174,8 +190,10 @@ impl Nat {
                     mapping: mapping::NONE,
                     filtering: Filtering::default(),
                     source: 0,
+                    shown: None,
                 }
             }
+            None if near => return Err(DropReason::NatUnsolicited),
             None => {
                 let at =
                     self.table.maps.of_external(uplink, proto, external).ok_or(DropReason::NatUnsolicited)?;
@@ -200,6 +218,7 @@ impl Nat {
                     mapping: at,
                     filtering: masquerade.filtering,
                     source: m.source,
+                    shown: None,
                 }
             }
         };
@@ -211,8 +230,34 @@ impl Nat {
         {
             return Err(DropReason::NatUnsolicited);
         }
+        if near {
+            plan.shown = Some(self.appear(now, plan.zone, proto, plan.local, seen.remote)?);
+            return Ok(plan);
+        }
         let inside = Key::inside(plan.zone, proto, plan.local, seen.remote);
         if self.is_key_free(now, Side::Inside, &inside) { Ok(plan) } else { Err(DropReason::NatConflict) }
+    }
+
+    /// As which gateway and port a remote appears to a host inside.
+    fn appear(
+        &mut self,
+        now: u64,
+        zone: Zone,
+        proto: u8,
+        local: Inside<Endpoint>,
+        remote: Endpoint,
+    ) -> Result<(u16, u16), DropReason> {
+        let gateway = self.rules.gateway(zone, local.0.addr).ok_or(DropReason::NatNoRule)?;
+        let start = self.random_port();
+        // A query has only the identifier of the host's end.
+        let others = matches!(port_class(proto), Some(0 | 1)).then(|| ports_from((1024, u16::MAX), start));
+        for port in std::iter::once(remote.port).chain(others.into_iter().flatten()) {
+            let shown = self.table.shown((gateway, port));
+            if self.is_key_free(now, Side::Inside, &Key::inside(zone, proto, local, shown)) {
+                return Ok((gateway, port));
+            }
+        }
+        Err(DropReason::NatNoPort)
     }
 
     /// Makes sure that the source may have one more, and that there is room for one.
@@ -338,7 +383,7 @@ impl Nat {
 
     /// Whether a connection is the only one of its mapping, so that removing it frees a port.
     fn is_only(&self, conn: u32) -> bool {
-        let mapping = self.table.conns[conn as usize].mapping;
+        let mapping = self.table.conns[conn as usize].mapping();
         mapping != mapping::NONE && self.table.maps.get(mapping).conns == 1
     }
 
@@ -467,6 +512,9 @@ impl Nat {
             _ => None,
         };
         let Some(rule) = rule else { return false };
+        if c.is_shown() && self.rules.gateway(c.zone, c.local.0.addr) != Some(c.shown().0) {
+            return false;
+        }
         let hairpin = self.rules.is_external(c.uplink, c.remote.addr);
         let conn = &mut self.table.conns[at as usize];
         conn.set_rule(rule);

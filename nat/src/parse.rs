@@ -95,9 +95,9 @@ impl Seen {
         }
         let mut seen = Seen::orient(ip, src, dst, side);
         seen.transport(head, side)?;
-        // Only a hairpinned packet goes from one of our own addresses to it.
+        // Only a hairpinned packet, or one of the host itself, goes from one of our own addresses to it.
         let same_end = seen.near == seen.remote && matches!(seen.kind, Kind::Tcp | Kind::Udp);
-        if src == dst && (same_end || !matches!(path, Path::Hairpin(_))) {
+        if src == dst && (same_end || !matches!(path, Path::Hairpin(_) | Path::Local(_))) {
             return Err(DropReason::NatLand);
         }
         Ok(seen)

@@ -121,15 +121,22 @@ fn sum_of(a: Sum, b: Sum) -> Sum {
 }
 
 /// Writes an endpoint into the packet inside an ICMP error, and puts the error's own checksum right. What of
-/// the inner packet is cut off is not there to be changed.
-pub(crate) fn embedded(packet: &mut Packet, outer: &Headers, ip: &Headers, end: End, to: Endpoint) {
+/// the inner packet is cut off is not there to be changed. The port is left out if `port` is false.
+pub(crate) fn embedded(
+    packet: &mut Packet,
+    outer: &Headers,
+    ip: &Headers,
+    end: End,
+    to: Endpoint,
+    port: bool,
+) {
     let head = packet.head_mut();
     // What lies behind the error's end is padding, which no checksum covers.
     let len = head.len().min(outer.end as usize);
     let head = &mut head[..len];
     let (delta, mut all) = address(head, ip, end, to.addr);
     let mut ports = Sum::ZERO;
-    if let Some(at) = port_field(ip, end) {
+    if let Some(at) = port_field(ip, end).filter(|_| port) {
         ports = swap(head, at, to.port, ports);
         all = sum_of(all, ports);
     }

@@ -1,5 +1,6 @@
 //! What the user asked for: who may leave under which address, and what is published.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -29,7 +30,8 @@ pub enum Rule {
         /// Who may answer.
         filtering: Filtering,
     },
-    /// Ports of an external address that lead to a host inside.
+    /// Ports of an external address that lead to a host inside. If the addresses are the same, the host may be
+    /// reached there untranslated.
     Publish {
         /// Where the address is.
         uplink: Uplink,
@@ -46,7 +48,8 @@ pub enum Rule {
         /// Its ports, as many.
         to_ports: (u16, u16),
     },
-    /// One external address for one host, all protocols and ports, both ways.
+    /// One external address for one host, all protocols and ports, both ways. If the addresses are the same, the
+    /// host is not translated, and may be reached by all.
     Static {
         /// Where the host is.
         zone: Zone,
@@ -100,6 +103,17 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
+/// An address of the switch inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gateway {
+    /// Where.
+    pub zone: Zone,
+    /// The address.
+    pub addr: IpAddr,
+    /// Its network.
+    pub network: Prefix,
+}
+
 /// What a rule has done, on one shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RuleCounters {
@@ -148,6 +162,8 @@ pub(crate) struct Rules {
     /// Every external address.
     addresses: Vec<OutsideAddr>,
     pub(crate) externals: Externals,
+    /// With the number of the address.
+    pub(crate) gateways: Vec<(Gateway, u16)>,
 }
 
 /// A published range, in the order of its search.
@@ -171,7 +187,13 @@ impl Rules {
             statics_out: Vec::new(),
             addresses: Vec::new(),
             externals: Externals::new(shard),
+            gateways: Vec::new(),
         }
+    }
+
+    /// The rule of a slot.
+    pub(crate) fn id(&self, at: u16) -> Option<RuleId> {
+        self.slot(at).map(|s| s.id)
     }
 
     pub(crate) fn slot(&self, at: u16) -> Option<&Slot> {
@@ -198,27 +220,13 @@ impl Rules {
     }
 
     pub(crate) fn add(&mut self, id: RuleId, rule: Rule) -> Result<(), RuleError> {
-        self.check(id, &rule)?;
-        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
-        let addresses = if let Rule::Masquerade { pool, .. } = &rule { pool.len() } else { 0 };
-        if free >= usize::from(NO_RULE) || !self.externals.has_room(addresses) {
-            return Err(RuleError::TooMany);
+        check(&rule)?;
+        let mut others = self.slots.iter().flatten();
+        if let Some(error) = others.find_map(|s| clash((s.id, &s.rule), (id, &rule))) {
+            return Err(error);
         }
-        let pool = match &rule {
-            Rule::Masquerade { uplink, pool, .. } => {
-                pool.iter().map(|a| self.externals.acquire(*uplink, mapped(*a))).collect()
-            }
-            _ => Vec::new(),
-        };
-        if let Rule::Masquerade { .. } = rule {
-            self.masquerades.push(free as u16);
-        }
-        let slot = Slot { id, rule, counters: RuleCounters::default(), pool };
-        if free == self.slots.len() {
-            self.slots.push(Some(slot));
-        } else {
-            self.slots[free] = Some(slot);
-        }
+        self.room(self.slots.iter().flatten().count() + 1, pool_len(&rule))?;
+        self.put(id, rule, RuleCounters::default());
         self.rebuild();
         Ok(())
     }
@@ -228,12 +236,86 @@ impl Rules {
         let Some(at) = self.slots.iter().position(|s| s.as_ref().is_some_and(|s| s.id == id)) else {
             return false;
         };
-        if let Some(slot) = self.slots[at].take() {
-            slot.pool.into_iter().for_each(|external| self.externals.forget(external));
-        }
-        self.masquerades.retain(|&m| usize::from(m) != at);
+        self.take(at);
         self.rebuild();
         true
+    }
+
+    /// Replaces all rules. Counters go on under the same identifier. Returns whether anything changed.
+    pub(crate) fn set(&mut self, rules: &[(RuleId, Rule)]) -> Result<bool, (RuleId, RuleError)> {
+        for (i, (id, rule)) in rules.iter().enumerate() {
+            let clashes = || rules[..i].iter().find_map(|(other, o)| clash((*other, o), (*id, rule)));
+            if let Some(error) = check(rule).err().or_else(clashes) {
+                return Err((*id, error));
+            }
+        }
+        let addresses = rules.iter().map(|(_, rule)| pool_len(rule)).sum();
+        if let (Err(error), Some((id, _))) = (self.room(rules.len(), addresses), rules.last()) {
+            return Err((*id, error));
+        }
+        let wanted: HashMap<RuleId, &Rule> = rules.iter().map(|(id, rule)| (*id, rule)).collect();
+        let mut old = HashMap::new();
+        for at in 0..self.slots.len() {
+            let Some(slot) = &self.slots[at] else { continue };
+            if wanted.get(&slot.id) != Some(&&slot.rule)
+                && let Some(slot) = self.take(at)
+            {
+                old.insert(slot.id, slot.counters);
+            }
+        }
+        let mut changed = !old.is_empty();
+        let present: HashMap<RuleId, u16> =
+            self.slots.iter().enumerate().filter_map(|(at, s)| Some((s.as_ref()?.id, at as u16))).collect();
+        let order = std::mem::take(&mut self.masquerades);
+        for (id, rule) in rules {
+            match present.get(id) {
+                Some(&at) if matches!(rule, Rule::Masquerade { .. }) => self.masquerades.push(at),
+                Some(_) => {}
+                None => {
+                    self.put(*id, rule.clone(), old.get(id).copied().unwrap_or_default());
+                    changed = true;
+                }
+            }
+        }
+        changed |= order != self.masquerades;
+        if changed {
+            self.rebuild();
+        }
+        Ok(changed)
+    }
+
+    /// Whether there is room for so many rules in all, and this many more addresses.
+    fn room(&self, rules: usize, addresses: usize) -> Result<(), RuleError> {
+        let fits = rules < usize::from(NO_RULE) && self.externals.has_room(addresses);
+        if fits { Ok(()) } else { Err(RuleError::TooMany) }
+    }
+
+    /// Puts a rule that was found good into a free slot; the search tables are to be made anew.
+    fn put(&mut self, id: RuleId, rule: Rule, counters: RuleCounters) {
+        let pool = match &rule {
+            Rule::Masquerade { uplink, pool, .. } => {
+                pool.iter().map(|a| self.externals.acquire(*uplink, mapped(*a))).collect()
+            }
+            _ => Vec::new(),
+        };
+        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if let Rule::Masquerade { .. } = rule {
+            self.masquerades.push(free as u16);
+        }
+        let slot = Slot { id, rule, counters, pool };
+        if free == self.slots.len() {
+            self.slots.push(Some(slot));
+        } else {
+            self.slots[free] = Some(slot);
+        }
+    }
+
+    /// Takes a rule out of its slot; the search tables are to be made anew.
+    fn take(&mut self, at: usize) -> Option<Slot> {
+        let slot = self.slots[at].take()?;
+        slot.pool.iter().for_each(|external| self.externals.forget(*external));
+        self.masquerades.retain(|&m| usize::from(m) != at);
+        Some(slot)
     }
 
     /// Makes the search tables anew.
@@ -260,14 +342,18 @@ impl Rules {
                         zone,
                         local: Endpoint { addr: mapped(to), port: to_ports.0 },
                     });
-                    self.addresses.push((uplink, addr));
+                    if external != to {
+                        self.addresses.push((uplink, addr));
+                    }
                     reserved.extend(port_class(proto).map(|class| (uplink, addr, class, ports.0, ports.1)));
                 }
                 Some(&Rule::Static { zone, inside, uplink, external }) => {
                     let (inside, external) = (mapped(inside), mapped(external));
                     self.statics_in.push(((zone, uplink, inside), (at, external)));
                     self.statics_out.push(((uplink, external), (at, zone, inside)));
-                    self.addresses.push((uplink, external));
+                    if inside != external {
+                        self.addresses.push((uplink, external));
+                    }
                 }
             }
         }
@@ -317,52 +403,67 @@ impl Rules {
         Some((slot, zone, Inside(Endpoint { addr: inside, port })))
     }
 
+    /// The gateway of a host inside, by the number of its address.
+    pub(crate) fn gateway(&self, zone: Zone, host: Ipv6Addr) -> Option<u16> {
+        let is = |g: &Gateway| g.zone == zone && g.network.contains(host);
+        self.gateways.iter().find(|(g, _)| is(g)).map(|g| g.1)
+    }
+
     /// Whether the address is one of ours outside.
     pub(crate) fn is_external(&self, uplink: Uplink, addr: Ipv6Addr) -> bool {
         self.addresses.binary_search(&(uplink, addr)).is_ok()
     }
+}
 
-    fn check(&self, id: RuleId, rule: &Rule) -> Result<(), RuleError> {
-        if self.slots.iter().flatten().any(|s| s.id == id) {
-            return Err(RuleError::Exists(id));
-        }
-        let range =
-            |(from, to): (u16, u16)| if from == 0 || from > to { Err(RuleError::BadRange) } else { Ok(()) };
-        let addresses: &[IpAddr] = match rule {
-            Rule::Masquerade { pool, ports, from, .. } => {
-                range(*ports)?;
-                let first = pool.first().ok_or(RuleError::EmptyPool)?;
-                if pool.len() > MAX_POOL {
-                    return Err(RuleError::TooMany);
-                }
-                if from.is_v4() != first.is_ipv4() {
-                    return Err(RuleError::Family);
-                }
-                pool
+/// Addresses of the rule's pool.
+fn pool_len(rule: &Rule) -> usize {
+    if let Rule::Masquerade { pool, .. } = rule { pool.len() } else { 0 }
+}
+
+/// Whether a rule makes sense by itself.
+fn check(rule: &Rule) -> Result<(), RuleError> {
+    let range =
+        |(from, to): (u16, u16)| if from == 0 || from > to { Err(RuleError::BadRange) } else { Ok(()) };
+    let addresses: &[IpAddr] = match rule {
+        Rule::Masquerade { pool, ports, from, .. } => {
+            range(*ports)?;
+            let first = pool.first().ok_or(RuleError::EmptyPool)?;
+            if pool.len() > MAX_POOL {
+                return Err(RuleError::TooMany);
             }
-            Rule::Publish { proto, external, ports, to, to_ports, .. } => {
-                range(*ports)?;
-                range(*to_ports)?;
-                if ports.1 - ports.0 != to_ports.1 - to_ports.0 {
-                    return Err(RuleError::RangeLength);
-                }
-                if !matches!(port_class(*proto), Some(0 | 1)) {
-                    return Err(RuleError::BadProto);
-                }
-                &[*external, *to]
+            if from.is_v4() != first.is_ipv4() {
+                return Err(RuleError::Family);
             }
-            Rule::Static { inside, external, .. } => &[*inside, *external],
-        };
-        if addresses.iter().any(|a| a.is_ipv4() != addresses[0].is_ipv4()) {
-            return Err(RuleError::Family);
+            pool
         }
-        if addresses.iter().any(|a| !is_unicast(mapped(*a))) {
-            return Err(RuleError::BadAddress);
+        Rule::Publish { proto, external, ports, to, to_ports, .. } => {
+            range(*ports)?;
+            range(*to_ports)?;
+            if ports.1 - ports.0 != to_ports.1 - to_ports.0 {
+                return Err(RuleError::RangeLength);
+            }
+            if !matches!(port_class(*proto), Some(0 | 1)) {
+                return Err(RuleError::BadProto);
+            }
+            &[*external, *to]
         }
-        match self.slots.iter().flatten().find(|s| conflict(&s.rule, rule)) {
-            Some(s) => Err(RuleError::Conflict(s.id)),
-            None => Ok(()),
-        }
+        Rule::Static { inside, external, .. } => &[*inside, *external],
+    };
+    if addresses.iter().any(|a| a.is_ipv4() != addresses[0].is_ipv4()) {
+        return Err(RuleError::Family);
+    }
+    if addresses.iter().any(|a| !is_unicast(mapped(*a))) {
+        return Err(RuleError::BadAddress);
+    }
+    Ok(())
+}
+
+/// Why a rule cannot be beside one that is there.
+fn clash((there, a): (RuleId, &Rule), (id, b): (RuleId, &Rule)) -> Option<RuleError> {
+    if there == id {
+        Some(RuleError::Exists(id))
+    } else {
+        conflict(a, b).then_some(RuleError::Conflict(there))
     }
 }
 

@@ -9,12 +9,29 @@
 //! Ports go to workers by a multiplicative hash, a bijection of the 16-bit numbers, so slices are equal and
 //! the even ports that Linux prefers for `connect` are spread. Protocols without ports have port 0.
 //!
-//! A hairpinned packet passes twice: out on the worker of the sender, then in on the worker of the receiver.
+//! A hairpinned packet passes twice: out on the worker of the sender, then in on the worker of the receiver
+//! ([`crate::Toward::Worker`]).
+//!
+//! Only the first fragment of a packet tells whose it is. So all of them meet at one worker, which follows from
+//! their addresses, protocol and identification: [`crate::Nat::owner`] names it. There the ones that came
+//! early wait for the first. If that shows another owner, all go on to it, the first one first, by
+//! [`crate::Toward::Worker`] again. A worker that gets fragments from where they meet has them in order and
+//! need not be told: it knows that it is not the place itself.
+
+use std::net::Ipv6Addr;
 
 /// The worker, of `count`, that owns a port.
 #[inline]
 pub fn shard_of(port: u16, count: u16) -> u16 {
     ((u32::from(port.wrapping_mul(40_503)) * u32::from(count)) >> 16) as u16
+}
+
+/// The worker, of `count`, at which the fragments of a packet meet.
+pub(crate) fn meeting_of(src: Ipv6Addr, dst: Ipv6Addr, proto: u8, id: u32, count: u16) -> u16 {
+    let mixed = (u128::from(src) ^ u128::from(dst).rotate_left(64))
+        .wrapping_add(u128::from(id) << 8 | u128::from(proto))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    shard_of((mixed >> 112) as u16, count)
 }
 
 #[cfg(test)]

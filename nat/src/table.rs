@@ -1,6 +1,7 @@
 //! The connections with all that refers to them.
 
 use std::hash::BuildHasher;
+use std::net::Ipv6Addr;
 
 use crate::DropReason;
 use crate::conn::Conn;
@@ -8,7 +9,7 @@ use crate::index::Index;
 use crate::mapping::{self, Mappings};
 use crate::rules::Rules;
 use crate::source::Sources;
-use crate::types::{Key, Side};
+use crate::types::{Endpoint, Key, Side};
 use crate::wheel::{Tick, Wheel};
 
 pub(crate) struct Table {
@@ -19,6 +20,8 @@ pub(crate) struct Table {
     wheel: Wheel,
     pub(crate) sources: Sources,
     pub(crate) maps: Mappings,
+    /// Addresses as which remotes may appear inside, by number. None is ever taken away.
+    gateways: Vec<Ipv6Addr>,
     hash: foldhash::quality::RandomState,
 }
 
@@ -34,6 +37,7 @@ impl Table {
             sources: Sources::new(capacity),
             hash: maps.hash.clone(),
             maps,
+            gateways: Vec::new(),
         }
     }
 
@@ -50,6 +54,36 @@ impl Table {
         self.hash.hash_one(key)
     }
 
+    /// The number of a gateway's address. `None` when there have been too many.
+    pub(crate) fn gateway(&mut self, addr: Ipv6Addr) -> Option<u16> {
+        let at = self.gateways.iter().position(|g| *g == addr).unwrap_or(self.gateways.len());
+        let number = u16::try_from(at).ok()?;
+        if at == self.gateways.len() {
+            self.gateways.push(addr);
+        }
+        Some(number)
+    }
+
+    /// The remote as the inside sees it.
+    #[inline]
+    pub(crate) fn remote_inside(&self, conn: &Conn) -> Endpoint {
+        if conn.is_shown() { self.shown(conn.shown()) } else { conn.remote }
+    }
+
+    #[cold]
+    pub(crate) fn shown(&self, (gateway, port): (u16, u16)) -> Endpoint {
+        Endpoint { addr: self.gateways[usize::from(gateway)], port }
+    }
+
+    /// What a connection is found by.
+    #[inline]
+    pub(crate) fn key(&self, conn: &Conn, side: Side) -> Key {
+        match side {
+            Side::Inside => Key::inside(conn.zone, conn.proto, conn.local, self.remote_inside(conn)),
+            Side::Outside => conn.outside_key(),
+        }
+    }
+
     /// The entry that the hash may belong to: read ahead, not verified.
     #[inline]
     pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
@@ -60,7 +94,7 @@ impl Table {
     pub(crate) fn find(&self, side: Side, key: &Key, hash: u64) -> Option<u32> {
         let found = self
             .index
-            .find(hash, |v| v & 1 == side as u32 && self.conns[(v >> 1) as usize].key(side) == *key);
+            .find(hash, |v| v & 1 == side as u32 && self.key(&self.conns[(v >> 1) as usize], side) == *key);
         found.map(|v| v >> 1)
     }
 
@@ -79,7 +113,7 @@ impl Table {
                 (self.conns.len() - 1) as u32
             }
         };
-        let [inside, outside] = [Side::Inside, Side::Outside].map(|side| self.hash(&conn.key(side)));
+        let [inside, outside] = [Side::Inside, Side::Outside].map(|side| self.hash(&self.key(&conn, side)));
         let first = self.index.insert(inside, at << 1);
         if !first || !self.index.insert(outside, at << 1 | 1) {
             if first {
@@ -94,8 +128,8 @@ impl Table {
         source.conns += 1;
         source.list.push(at, &mut self.conns, |c| &mut c.peers);
         self.sources.add_transitory(conn.source, 1);
-        if conn.mapping != mapping::NONE {
-            self.maps.count(conn.mapping, at, true);
+        if conn.mapping() != mapping::NONE {
+            self.maps.count(conn.mapping(), at, true);
         }
         Ok(at)
     }
@@ -107,7 +141,7 @@ impl Table {
             return;
         }
         conn.set_kept(kept);
-        let (source, mapping) = (conn.source, conn.mapping);
+        let (source, mapping) = (conn.source, conn.mapping());
         let list = &mut self.sources.get_mut(source).list;
         if kept {
             list.remove(at, &mut self.conns, |c| &mut c.peers);
@@ -126,18 +160,18 @@ impl Table {
         self.set_kept(at, false);
         let conn = self.conns[at as usize];
         for (side, value) in [(Side::Inside, at << 1), (Side::Outside, at << 1 | 1)] {
-            let hash = self.hash(&conn.key(side));
+            let hash = self.hash(&self.key(&conn, side));
             self.index.remove(hash, value);
         }
         self.wheel.remove(at, &mut self.conns);
         self.sources.get_mut(conn.source).list.remove(at, &mut self.conns, |c| &mut c.peers);
         self.sources.add_transitory(conn.source, -1);
-        if conn.mapping != mapping::NONE {
+        if conn.mapping() != mapping::NONE {
             if conn.permits() {
-                self.maps.withdraw(conn.mapping, conn.remote.addr);
+                self.maps.withdraw(conn.mapping(), conn.remote.addr);
             }
-            self.maps.count(conn.mapping, at, false);
-            self.release(conn.mapping, rules);
+            self.maps.count(conn.mapping(), at, false);
+            self.release(conn.mapping(), rules);
         }
         self.sources.get_mut(conn.source).conns -= 1;
         self.conns[at as usize].set_free();

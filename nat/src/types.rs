@@ -61,6 +61,11 @@ pub enum Path {
     In(Uplink),
     /// As from the world, from a host inside: the second pass of a hairpinned packet.
     Hairpin(Uplink),
+    /// From the host itself, whose address the uplink shares, to that address. It appears inside as the
+    /// gateway.
+    Local(Uplink),
+    /// From a host inside to a gateway's own address: the answer to somebody who appears as the gateway.
+    Answer(Zone),
 }
 
 impl Path {
@@ -68,8 +73,8 @@ impl Path {
     #[inline]
     pub(crate) fn side(self) -> Side {
         match self {
-            Path::Out(..) => Side::Inside,
-            Path::In(_) | Path::Hairpin(_) => Side::Outside,
+            Path::Out(..) | Path::Answer(_) => Side::Inside,
+            Path::In(_) | Path::Hairpin(_) | Path::Local(_) => Side::Outside,
         }
     }
 }

@@ -150,7 +150,7 @@ fn the_owner_of_a_reply_is_the_worker_that_sent_the_packet() {
             frame = packet.to_vec();
             verify(&frame);
             match toward {
-                Toward::Hairpin(uplink, _) => path = Path::Hairpin(uplink),
+                Toward::Worker(_, next) => path = next,
                 toward => return (frame, toward),
             }
         }
