@@ -28,7 +28,7 @@ pub struct Opts<'a> {
     pub bridge: &'a str,
     /// More arguments for `trunkline port add`.
     pub args: Vec<&'a str>,
-    /// MTU of its interface.
+    /// MTU of its interface; 0 leaves a TAP's to the switch.
     pub mtu: u32,
     /// Switch checksum and segmentation offload off inside, as for a peer without them.
     pub tx_off: bool,
@@ -115,6 +115,12 @@ impl Lab {
         self.daemon.start(&self.ns);
     }
 
+    /// Numbers the containers made from now on from `n` on: several labs of one network must not give the same
+    /// addresses.
+    pub fn number_from(&self, n: u32) {
+        self.containers.store(n - 1, Ordering::Relaxed);
+    }
+
     /// A directory for the test's files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -157,7 +163,10 @@ impl Lab {
         match c.kind {
             Kind::Tap => {
                 args.extend(["--type", "tap", "--netns", c.ns.name(), "--ifname", "eth0", "--mac", &mac]);
-                args.extend(["--address", &v4, "--address", &v6, "--mtu", &mtu]);
+                args.extend(["--address", &v4, "--address", &v6]);
+                if opts.mtu > 0 {
+                    args.extend(["--mtu", &mtu]);
+                }
             }
             Kind::Afpacket => {
                 self.make_veth(c, opts.mtu);

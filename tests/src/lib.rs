@@ -11,6 +11,7 @@ pub mod cmd;
 pub mod daemon;
 pub mod docker;
 pub mod frame;
+pub mod guest;
 pub mod http;
 pub mod lab;
 pub mod netns;
@@ -19,6 +20,8 @@ pub mod pair;
 pub mod ping;
 pub mod raw;
 pub mod transfer;
+pub mod underlay;
+pub mod vxlan;
 
 pub use lab::{Container, Kind, Lab, Opts};
 pub use netns::Netns;

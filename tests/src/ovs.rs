@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::underlay::Underlay;
 use crate::{Netns, cmd, eventually};
 
 /// ovsdb-server and ovs-vswitchd with their own database, in a namespace of their own.
@@ -71,6 +72,26 @@ impl Ovs {
         ns.sh("ethtool -K eth0 tx off");
         self.vsctl(&format!("add-port ovs0 {port} {column}"));
         ns
+    }
+
+    /// Makes it host `n` of an underlay, through a userspace bridge `phy` that owns the interface: that is how
+    /// this datapath sends tunnel packets.
+    pub fn join(&self, underlay: &Underlay, n: u8) {
+        underlay.plug(&self.ns, n);
+        // It takes no superframes and no unfinished checksums.
+        underlay.like_a_wire(n);
+        self.vsctl("add-br phy -- set bridge phy datapath_type=netdev -- add-port phy u0");
+        self.ns.sh("ip link set phy up");
+        underlay.add_addresses(&self.ns, n, "phy");
+    }
+
+    /// Adds a tunnel port to `ovs0`; `options` such as `remote_ip=192.0.2.1 key=7`.
+    pub fn tunnel(&self, port: &str, kind: &str, options: &str) {
+        let options: Vec<String> = options.split_whitespace().map(|o| format!("options:{o}")).collect();
+        self.vsctl(&format!(
+            "add-port ovs0 {port} -- set interface {port} type={kind} {}",
+            options.join(" ")
+        ));
     }
 }
 
