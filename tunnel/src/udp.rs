@@ -71,6 +71,12 @@ impl UdpRuns {
         &self.runs
     }
 
+    /// Starts over, for an empty batch and a pool of this many sockets.
+    pub fn start(&mut self, sockets: usize) {
+        self.sockets = sockets.max(1);
+        self.clear();
+    }
+
     /// Starts over, for an empty batch.
     pub fn clear(&mut self) {
         self.runs.clear();
