@@ -117,6 +117,8 @@ reasons! {
     NotTunnel = "not-tunnel",
     /// The tunnel's far end is dead (BFD): see the peer's state and why it went down.
     TunnelPeerDown = "tunnel-peer-down",
+    /// The host has no route to the tunnel's remote, or the tunnel's local address is not the host's at the moment.
+    UnderlayUnreachable = "underlay-unreachable",
     /// The tunnel has no remote to send to: none is configured, and none was learned for this address.
     TunnelNoRemote = "tunnel-no-remote",
 

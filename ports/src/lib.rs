@@ -14,6 +14,7 @@ pub mod null;
 pub mod replay;
 mod sys;
 pub mod tap;
+pub mod underlay;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -94,7 +95,7 @@ impl TxCaps {
 }
 
 /// What became of a batch handed to [`TxQueue::send`].
-#[derive(Default, Debug, Clone)]
+#[derive(Debug, Clone)]
 pub struct SendStats {
     /// Frames the kernel took.
     pub packets: u64,
@@ -102,6 +103,12 @@ pub struct SendStats {
     pub bytes: u64,
     /// Frames not sent, by reason ([`DropReason::index`]).
     pub drops: [u32; DropReason::COUNT],
+}
+
+impl Default for SendStats {
+    fn default() -> SendStats {
+        SendStats { packets: 0, bytes: 0, drops: [0; DropReason::COUNT] }
+    }
 }
 
 /// The sending side of a port. Any worker may send on any port at any time; the kernel serialises.

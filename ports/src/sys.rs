@@ -92,6 +92,10 @@ unsafe impl Plain for c_int {}
 unsafe impl Plain for libc::packet_mreq {}
 // SAFETY: as above.
 unsafe impl Plain for libc::tpacket_stats {}
+// SAFETY: as above.
+unsafe impl Plain for libc::ip_mreqn {}
+// SAFETY: as above.
+unsafe impl Plain for libc::ipv6_mreq {}
 
 pub(crate) fn setsockopt<T: Plain>(
     fd: BorrowedFd<'_>,

@@ -306,12 +306,18 @@ pub fn join(a: (Rx, std::sync::Arc<dyn TxQueue>), b: (Rx, std::sync::Arc<dyn TxQ
     Joined { stop, thread }
 }
 
-#[derive(Default, Debug, Clone)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     pub largest: usize,
     pub superframes: u64,
     pub partial: u64,
     pub drops: [u32; trunkline_packet::DropReason::COUNT],
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen { largest: 0, superframes: 0, partial: 0, drops: [0; trunkline_packet::DropReason::COUNT] }
+    }
 }
 
 pub struct Joined {

@@ -1,0 +1,61 @@
+//! Raw sockets, for GRE.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::net::{SocketType, ipproto};
+
+use super::recv::{Kind, Receiver};
+use super::send::Sender;
+use super::{DatagramRx, DatagramTx, Family, sock};
+use crate::sys;
+
+/// Receive buffer asked for, bytes. When it overflows the kernel answers with ICMP "protocol unreachable",
+/// so it is larger than UDP's; a datagram of 1,500 bytes counts as 2,304.
+const RECEIVE_BUFFER: libc::c_int = 16 << 20;
+const SEND_BUFFER: libc::c_int = 4 << 20;
+
+/// The sockets for GRE (IP protocol 47) of a family: one receiver, since every raw socket gets a copy of
+/// every packet, and the sending side. One of each is enough for a daemon.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_RAW; `Unsupported` when the system has no IPv6.
+pub fn gre(family: Family) -> io::Result<(Box<dyn DatagramRx>, Arc<dyn DatagramTx>)> {
+    let main = Arc::new(open(family)?);
+    sock::receive_options(&main, family)?;
+    sock::buffer(&main, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
+    sock::set_df(&main, family, true)?;
+
+    let fragmenting = open(family)?;
+    sock::set_df(&fragmenting, family, false)?;
+    // Bound to a group address, it receives nothing, while its source address is left to the route. What the
+    // kernel learns of the path, it learns by the first one.
+    let nowhere: IpAddr = match family {
+        Family::V4 => [224, 0, 0, 0].into(),
+        Family::V6 => [0xff0e, 0, 0, 0, 0, 0, 0, 0].into(),
+    };
+    sock::bind(&fragmenting, nowhere, 0)?;
+
+    let kind = match family {
+        Family::V4 => Kind::GreV4,
+        Family::V6 => Kind::GreV6,
+    };
+    let tx = Sender::new(vec![main.clone()], vec![Arc::new(fragmenting)], false);
+    Ok((Box::new(Receiver::new(main, kind)), Arc::new(tx)))
+}
+
+fn open(family: Family) -> io::Result<OwnedFd> {
+    let fd = sock::open(family, SocketType::RAW, ipproto::GRE).map_err(|e| match e.raw_os_error() {
+        Some(libc::EAFNOSUPPORT) => {
+            io::Error::new(io::ErrorKind::Unsupported, "this system has no IPv6 sockets")
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            io::Error::new(io::ErrorKind::PermissionDenied, "raw socket for GRE: needs CAP_NET_RAW")
+        }
+        _ => sys::context("raw socket for GRE", e),
+    })?;
+    sock::buffer(&fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)?;
+    Ok(fd)
+}
