@@ -14,6 +14,7 @@ pub mod null;
 pub mod replay;
 mod sys;
 pub mod tap;
+pub mod underlay;
 
 use std::io;
 use std::os::fd::RawFd;
