@@ -129,6 +129,9 @@ pub trait DatagramTx: Send + Sync {
     /// Packets of one socket keep their order. Leaves the batch empty, its packets back in the pool. Never
     /// blocks.
     ///
+    /// Drops count a superframe that was cut into several packets once, with the first of them (the one whose
+    /// [`trunkline_packet::buf::Meta::frames`] is not 0).
+    ///
     /// Reasons: `mtu` when the packet is larger than the path MTU and may not be fragmented (see
     /// [`DatagramTx::too_big`]), `egress-full`, `underlay-unreachable`, `egress-error`.
     fn send(&self, pool: &mut Pool, batch: &mut Batch, what: &[Datagrams], stats: &mut SendStats);

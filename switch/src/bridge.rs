@@ -123,6 +123,14 @@ impl Bridge {
         }
     }
 
+    /// Makes a packet that answers one from `to`, made as if it had come in by `from`, fit to leave by `to`.
+    /// Nothing is learned from it. False when no such packet may go there.
+    pub fn answer(&self, from: PortId, to: PortId, packet: &mut Packet, pool: &mut Pool) -> bool {
+        let (Some(from), Some(to)) = (self.port(from), self.port(to)) else { return false };
+        let Ok(frame) = vlan::ingress(from, packet) else { return false };
+        vlan::egress(to, &frame).is_some_and(|leave| vlan::apply(packet, &frame, leave, pool).is_ok())
+    }
+
     /// First pass: the VLAN, and where in the table the addresses are.
     #[inline]
     fn classify(&self, from: &PortConfig, packet: &mut Packet) -> Result<Seen, DropReason> {

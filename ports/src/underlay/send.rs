@@ -167,7 +167,9 @@ impl Sender {
                 _ => (DropReason::EgressError, false),
             };
             while let Some(unit) = messages.pop() {
-                stats.drops[reason.index()] += unit.packets.len() as u32;
+                // Segments of a superframe behind the first have no frames: it counts once.
+                let lost = unit.packets.iter().filter(|p| p.meta().frames > 0).count();
+                stats.drops[reason.index()] += lost as u32;
                 if reason == DropReason::Mtu {
                     self.note_too_big(unit.of.dst);
                 }
