@@ -5,10 +5,12 @@
 //! [`wire`] is the packet, [`frame`] the Ethernet frame that carries it inside a tunnel.
 
 pub mod frame;
+mod measure;
 pub mod session;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
+pub use measure::{Loss, RoundTrip};
 pub use session::{Config, Discard, Event, Session};
 pub use wire::{ControlPacket, Diag, State};

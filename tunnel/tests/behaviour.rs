@@ -60,7 +60,7 @@ fn rfc6040_4_2_the_outer_mark_comes_inside_and_the_header_checksum_stays_right()
             let mut p = packet(&bytes, &mut pool);
             let result = decap(&mut p, &vxlan_from_a(outer), &b);
             match wanted {
-                None => assert_eq!(result, Err(DropReason::TunnelEcn.into())),
+                None => assert_eq!(result, Err(DropReason::TunnelEcn)),
                 Some(tos) => {
                     assert_eq!((result, tos_of_ip(p.head())), (Ok(()), tos));
                     let ip = trunkline_packet::headers::Headers::parse(&p).unwrap();
@@ -94,11 +94,11 @@ fn rfc7348_6_1_the_inner_tag_is_stripped_or_kept_as_configured() {
     assert_eq!(kept[8 + 12..8 + 16], [0x81, 0, 0x60, 5]);
     assert_eq!(
         sent(&Frame { tags: 2, ..Frame::SMALL }, &vxlan()).err(),
-        Some(DropReason::InnerTag.into()),
+        Some(DropReason::InnerTag),
         "a second tag is the customer's"
     );
     let mut pool = Pool::new(4, 1);
-    for (mode, wanted) in [(InnerVlan::Strip, Err(DropReason::InnerTag.into())), (InnerVlan::Keep, Ok(()))] {
+    for (mode, wanted) in [(InnerVlan::Strip, Err(DropReason::InnerTag)), (InnerVlan::Keep, Ok(()))] {
         let b = tunnels(false, |e| {
             if e.kind != Kind::Nvgre {
                 e.inner_vlan = mode;
@@ -126,7 +126,7 @@ fn a_tunnels_own_packet_does_not_enter_it_again() {
         encap_frame(Frame::SMALL.build(&mut pool), &to, &path(false), &state, &mut pool, &mut out).unwrap();
         let p = out.remove(0);
         let result = encap_datagrams(p, &to, &state, &mut pool, &mut out);
-        assert_eq!(result, Err(DropReason::TunnelLoop.into()), "{index}");
+        assert_eq!(result, Err(DropReason::TunnelLoop), "{index}");
         assert!(out.is_empty());
     }
 }
@@ -339,7 +339,7 @@ fn a_frame_too_large_for_any_ip_packet_is_refused() {
     let p = packet(&vec![2; 65_530], &mut pool);
     let mut out = Batch::new();
     let result = encap_frame(p, &vxlan(), &path(false), &TxState::default(), &mut pool, &mut out);
-    assert_eq!(result, Err(DropReason::Oversize.into()));
+    assert_eq!(result, Err(DropReason::Oversize));
     assert!(out.is_empty());
 }
 

@@ -16,8 +16,11 @@ pub const PORT: u16 = 3784;
 /// "The source port MUST be in the range 49152 through 65535."
 const FIRST_SOURCE_PORT: u16 = 49152;
 
-/// Length of the whole frame, bytes.
+/// Length of the whole frame without padding, bytes.
 pub const FRAME_LEN: usize = ETH_HLEN + IPV4_HLEN + UDP_HLEN + LEN;
+
+/// Length of the IP packet without padding, bytes.
+pub const IP_LEN: u16 = (FRAME_LEN - ETH_HLEN) as u16;
 
 /// Addresses of BFD frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +60,24 @@ pub fn build(
     discriminator: u32,
     pool: &mut Pool,
 ) -> Result<Packet, DropReason> {
+    build_padded(control, to, discriminator, IP_LEN, pool)
+}
+
+/// As [`build`], with as many zeros behind the control packet as make the IP packet `ip_len` bytes long (RFC
+/// 9764 §3); one shorter than [`IP_LEN`] is not padded. Receivers must take it: the control packet's own
+/// length field may be less than what UDP carries (RFC 5880 §6.8.6).
+///
+/// # Errors
+/// As [`Packet::set_bytes`].
+pub fn build_padded(
+    control: &[u8; LEN],
+    to: &Addresses,
+    discriminator: u32,
+    ip_len: u16,
+    pool: &mut Pool,
+) -> Result<Packet, DropReason> {
+    let ip_len = ip_len.max(IP_LEN);
+    let udp_len = ip_len - IPV4_HLEN as u16;
     const L4: usize = ETH_HLEN + IPV4_HLEN;
     let mut b = [0u8; FRAME_LEN];
     b[..6].copy_from_slice(&to.dst_mac.0);
@@ -64,7 +85,8 @@ pub fn build(
     write16(&mut b, 12, EtherType::IPV4.0);
     // Internetwork control (RFC 791 §3.1), as the kernel and Open vSwitch mark BFD.
     (b[14], b[15]) = (0x45, 0xc0);
-    write16(&mut b, 16, (FRAME_LEN - ETH_HLEN) as u16);
+    write16(&mut b, 16, ip_len);
+    // DF: as long as a packet is, so long must it arrive.
     b[20] = 0x40;
     // RFC 5881 §5: "MUST be sent with a TTL of 255".
     (b[22], b[23]) = (255, proto::UDP);
@@ -74,13 +96,13 @@ pub fn build(
     write16(&mut b, 24, check);
     write16(&mut b, L4, FIRST_SOURCE_PORT | discriminator as u16 & 0x3fff);
     write16(&mut b, L4 + 2, PORT);
-    write16(&mut b, L4 + 4, (UDP_HLEN + LEN) as u16);
+    write16(&mut b, L4 + 4, udp_len);
     b[L4 + UDP_HLEN..].copy_from_slice(control);
-    let len = (UDP_HLEN + LEN) as u16;
-    let check = Sum::ZERO.pseudo_v4(to.src, to.dst, proto::UDP, len).bytes(&b[L4..]).finish();
+    // Zeros add nothing.
+    let check = Sum::ZERO.pseudo_v4(to.src, to.dst, proto::UDP, udp_len).bytes(&b[L4..]).finish();
     write16(&mut b, L4 + 6, if check == 0 { 0xffff } else { check });
     let mut packet = pool.get();
-    match packet.set_bytes(&b, pool) {
+    match packet.set_bytes(&b, pool).and_then(|()| pad(&mut packet, (ip_len - IP_LEN).into(), pool)) {
         Ok(()) => Ok(packet),
         Err(reason) => {
             pool.put(packet);
@@ -89,8 +111,18 @@ pub fn build(
     }
 }
 
-/// The TTL and the control packet in a frame; `None` when it is no whole BFD frame to `mac` with right
-/// checksums.
+fn pad(packet: &mut Packet, mut len: usize, pool: &mut Pool) -> Result<(), DropReason> {
+    const ZEROS: [u8; 1024] = [0; 1024];
+    while len > 0 {
+        let piece = len.min(ZEROS.len());
+        packet.append(&ZEROS[..piece], pool)?;
+        len -= piece;
+    }
+    Ok(())
+}
+
+/// The TTL and the control packet, with the part of its padding that is in the head; `None` when it is no
+/// whole BFD frame to `mac` with right checksums.
 pub fn parse(packet: &Packet, mac: MacAddr) -> Option<(u8, &[u8])> {
     let head = packet.head();
     if head.get(..6)? != mac.0.as_slice() {
@@ -98,7 +130,7 @@ pub fn parse(packet: &Packet, mac: MacAddr) -> Option<(u8, &[u8])> {
     }
     let ip = Headers::of_frame(head).filter(|ip| ip.proto == proto::UDP && ip.fragment == Fragment::None)?;
     let (l3, l4, end) = (usize::from(ip.l3), usize::from(ip.l4), ip.end as usize);
-    if read16(head, l4 + 2)? != PORT || !ipv4_header_ok(head, &ip) {
+    if read16(head, l4 + 2)? != PORT || !ip.is_whole(packet.len()) || !ipv4_header_ok(head, &ip) {
         return None;
     }
     let summed = read16(head, l4 + 6)? != 0;
@@ -107,5 +139,5 @@ pub fn parse(packet: &Packet, mac: MacAddr) -> Option<(u8, &[u8])> {
         return None;
     }
     let ttl = *head.get(l3 + if ip.version == trunkline_packet::headers::IpVersion::V4 { 8 } else { 7 })?;
-    Some((ttl, head.get(l4 + UDP_HLEN..end)?))
+    Some((ttl, head.get(l4 + UDP_HLEN..end.min(head.len()))?))
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::measure::{Loss, Losses, RoundTrip};
 use super::wire::{ControlPacket, Diag, LEN, State};
 
 /// While a session is not up, packets are no more often than this (RFC 5880 §6.8.3), microseconds.
@@ -65,13 +66,25 @@ pub struct Event {
     pub diag: Diag,
 }
 
-/// A Poll Sequence (RFC 5880 §6.5).
+/// How long an answer to a padded poll is waited for: RFC 8899 §5.1.1 wants no less than a second.
+const ANSWER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// A Poll Sequence (RFC 5880 §6.5), or a padded poll and its repetitions.
 #[derive(Clone, Copy, Debug, Default)]
 struct Poll {
-    /// When the last packet with P left.
-    sent: Option<Instant>,
+    /// When the first and the last packet with P left.
+    first: Option<Instant>,
+    last: Option<Instant>,
     /// How many did.
     count: u32,
+}
+
+impl Poll {
+    fn again(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+        self.count += 1;
+    }
 }
 
 /// One session with one peer.
@@ -88,6 +101,12 @@ pub struct Session {
     remote_mult: u8,
     remote_demand: bool,
     poll: Option<Poll>,
+    /// A padded poll is out: an answer with F is taken to be its.
+    padded: Option<Poll>,
+    /// It was answered.
+    padded_answered: bool,
+    /// Until then an answer may be to an earlier poll, so no padded one leaves.
+    settled: Option<Instant>,
     /// An answer with F is due.
     owes_final: bool,
     /// The intervals to go by until the Poll Sequence ends: the old sending one if it grew, the old
@@ -98,7 +117,12 @@ pub struct Session {
     /// When the last packet left, for changes of the interval.
     last_tx: Option<Instant>,
     last_rx: Option<Instant>,
-    round_trip: Option<Duration>,
+    /// When a periodic packet came last, and the interval announced then.
+    last_periodic: Option<(Instant, u32)>,
+    round_trip: Option<RoundTrip>,
+    /// What a round trip may take by an answer to one of several polls.
+    slowest: Option<Duration>,
+    losses: Losses,
     rng: u64,
 }
 
@@ -117,13 +141,19 @@ impl Session {
             remote_mult: 0,
             remote_demand: false,
             poll: None,
+            padded: None,
+            padded_answered: false,
+            settled: None,
             owes_final: false,
             old_tx: None,
             old_rx: None,
             next_tx: now,
             last_tx: None,
             last_rx: None,
+            last_periodic: None,
             round_trip: None,
+            slowest: None,
+            losses: Losses::default(),
             rng: seed ^ u64::from(config.discriminator),
         };
         session.next_tx = now + micros(session.random() % SLOW);
@@ -145,16 +175,62 @@ impl Session {
         self.diag
     }
 
-    /// The time from a poll to its answer, of the last one answered at once; see [`Session::measure`].
-    pub const fn round_trip(&self) -> Option<Duration> {
+    /// The time from a poll to its answer, smoothed, of those answered at once; see [`Session::measure`].
+    pub const fn round_trip(&self) -> Option<RoundTrip> {
         self.round_trip
     }
 
-    /// Starts a Poll Sequence for its round trip; a session may do so at any time (RFC 5880 §6.5).
+    /// How many of the far end's last periodic packets went missing since the session came up; still there
+    /// after it went down.
+    pub fn loss(&self) -> Option<Loss> {
+        self.losses.get()
+    }
+
+    /// Starts a Poll Sequence for its round trip; a session may do so at any time (RFC 5880 §6.5). Not needed
+    /// where padded polls are sent, which measure too.
     pub fn measure(&mut self) {
-        if self.state == State::Up {
+        if self.state == State::Up && self.padded.is_none() {
             self.poll.get_or_insert_default();
         }
+    }
+
+    /// A packet with P to be sent padded (RFC 9764), as a probe of the path MTU; between the periodic ones,
+    /// which go on unpadded and keep the session up where padded ones vanish. `None` while the session is not
+    /// up, is in a Poll Sequence, or answers to earlier polls may still come; see [`Session::padded_ready`].
+    ///
+    /// An answer does not say which poll it is to. So after a padded poll without an answer only padded ones of
+    /// the same size or smaller may follow within [`Session::answer_timeout`]: if a late answer is taken to be
+    /// theirs, what it proves is still true.
+    pub fn poll_padded(&mut self, now: Instant) -> Option<[u8; LEN]> {
+        if self.padded_ready().is_none_or(|at| now < at) {
+            return None;
+        }
+        self.padded.get_or_insert_default().again(now);
+        Some(self.packet(true, false))
+    }
+
+    /// From when on [`Session::poll_padded`] has a packet, as far as is known.
+    pub fn padded_ready(&self) -> Option<Instant> {
+        let up = (self.state, self.remote_state) == (State::Up, State::Up);
+        let ready = up && self.poll.is_none() && self.remote_min_rx != 0;
+        ready.then(|| self.settled.or(self.last_rx).unwrap_or(self.next_tx))
+    }
+
+    /// Whether a padded poll was answered since the last call.
+    pub fn take_padded_answer(&mut self) -> bool {
+        std::mem::take(&mut self.padded_answered)
+    }
+
+    /// The padded poll could not be sent.
+    pub fn forget_padded(&mut self) {
+        self.padded = None;
+    }
+
+    /// How long an answer to a poll may take, by the round trips so far.
+    pub fn answer_timeout(&self) -> Duration {
+        let [least, most] = ANSWER;
+        let measured = self.round_trip.map_or(least, |rtt| rtt.longest());
+        measured.max(self.slowest.unwrap_or(least)).clamp(least, most)
     }
 
     /// Takes a received UDP payload that belongs to this session by its addresses (RFC 5880 §6.8.6).
@@ -178,13 +254,8 @@ impl Session {
         self.remote_min_tx = p.desired_min_tx;
         self.remote_mult = p.detect_mult;
         self.last_rx = Some(now);
-        if p.fin
-            && let Some(poll) = self.poll.take()
-        {
-            if let (Some(sent), 1) = (poll.sent, poll.count) {
-                self.round_trip = Some(now.saturating_duration_since(sent));
-            }
-            (self.old_tx, self.old_rx) = (None, None);
+        if p.fin {
+            self.on_final(now);
         }
         if self.remote_min_rx != p.required_min_rx {
             self.remote_min_rx = p.required_min_rx;
@@ -201,7 +272,50 @@ impl Session {
             _ => None,
         };
         self.owes_final |= p.poll;
+        if !p.fin && bytes.len() <= usize::from(bytes[3]) {
+            self.on_periodic(now);
+        }
         Ok(event)
+    }
+
+    /// An answer ends what was asked last; it means nothing when nothing was.
+    fn on_final(&mut self, now: Instant) {
+        let asked = match self.padded.take() {
+            Some(padded) => {
+                self.padded_answered = true;
+                padded
+            }
+            None => {
+                let Some(poll) = self.poll.take_if(|poll| poll.count > 0) else { return };
+                (self.old_tx, self.old_rx) = (None, None);
+                poll
+            }
+        };
+        let (Some(first), Some(last)) = (asked.first, asked.last) else { return };
+        let [least, most] = [last, first].map(|sent| now.saturating_duration_since(sent));
+        let usual = self.round_trip.is_some_and(|rtt| least <= rtt.longest());
+        if asked.count == 1 || usual {
+            self.slowest = None;
+            RoundTrip::add(&mut self.round_trip, least);
+        } else {
+            // Which one it answers is not known (RFC 6298 §3), but no answer took longer than this one, if it
+            // is the first's. The others may be answered too.
+            let most = most.min(ANSWER[1]);
+            self.slowest = Some(most);
+            self.settled = Some((last + most).max(now) + self.answer_timeout());
+        }
+    }
+
+    /// Counts what went missing between two packets of one interval.
+    fn on_periodic(&mut self, now: Instant) {
+        let interval = self.remote_min_tx.max(self.config.min_rx);
+        if let Some((before, same)) = self.last_periodic
+            && same == interval
+            && (self.state, self.remote_state) == (State::Up, State::Up)
+        {
+            self.losses.arrived(now.saturating_duration_since(before), micros(interval));
+        }
+        self.last_periodic = Some((now, interval));
     }
 
     /// Notices that nothing was heard for a detection time (RFC 5880 §6.8.4).
@@ -213,6 +327,9 @@ impl Session {
         self.remote_discr = 0;
         self.last_rx = None;
         self.poll = None;
+        if let Some((before, interval)) = self.last_periodic.take() {
+            self.losses.silence(now.saturating_duration_since(before), micros(interval));
+        }
         match self.state {
             State::Init | State::Up => self.go(now, State::Down, Diag::EXPIRED),
             State::Down | State::AdminDown => None,
@@ -231,7 +348,7 @@ impl Session {
         }
         let polling = self.poll.is_some();
         if let Some(poll) = &mut self.poll {
-            *poll = Poll { sent: Some(now), count: poll.count + 1 };
+            poll.again(now);
         }
         let wait = self.jittered();
         self.last_tx = Some(now);
@@ -277,6 +394,7 @@ impl Session {
             }
         }
         if self.remote_discr != 0 {
+            self.forget_padded();
             self.poll = Some(Poll::default());
         }
         self.reschedule();
@@ -289,6 +407,13 @@ impl Session {
         }
         self.state = to;
         self.diag = diag;
+        if self.padded.take().is_some() || self.poll.is_some() {
+            self.settled = Some(now + self.answer_timeout());
+        }
+        self.padded_answered = false;
+        if to == State::Up {
+            (self.losses, self.last_periodic) = (Losses::default(), None);
+        }
         (self.old_tx, self.old_rx) = (None, None);
         // The interval changes when a session comes up, which wants a Poll Sequence (§6.8.3).
         self.poll = (to == State::Up && self.config.min_tx < SLOW).then(Poll::default);
