@@ -149,42 +149,6 @@ fn icmp_errors_pass_a_hairpin() {
     assert_eq!(error[error.len() - (sent.len() - 14)..], sent[14..]);
 }
 
-/// The pieces of an IPv4 frame, `size` bytes of payload each (a multiple of 8).
-fn fragments(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
-    let payload = &frame[34..];
-    let count = payload.len().div_ceil(size);
-    (0..count)
-        .map(|i| {
-            let part = &payload[i * size..((i + 1) * size).min(payload.len())];
-            piece(frame, i * size, part, i + 1 < count)
-        })
-        .collect()
-}
-
-fn piece(frame: &[u8], at: usize, part: &[u8], more: bool) -> Vec<u8> {
-    let mut b = [&frame[..34], part].concat();
-    b[16..18].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
-    b[18..20].copy_from_slice(&[0x12, 0x34]);
-    b[20..22].copy_from_slice(&((at / 8) as u16 | if more { 0x2000 } else { 0 }).to_be_bytes());
-    let h = etherparse::Ipv4Header::from_slice(&b[14..]).unwrap().0;
-    b[24..26].copy_from_slice(&h.calc_header_checksum().to_be_bytes());
-    b
-}
-
-/// The packet that pieces make, in any order.
-fn reassemble(pieces: &[Vec<u8>]) -> Vec<u8> {
-    let mut sorted: Vec<&Vec<u8>> = pieces.iter().collect();
-    let offset = |p: &[u8]| usize::from(u16::from_be_bytes([p[20], p[21]]) & 0x1fff) * 8;
-    sorted.sort_by_key(|p| offset(p));
-    let payload: Vec<u8> = sorted.iter().flat_map(|p| p[34..].to_vec()).collect();
-    let mut whole = [&sorted[0][..34], &payload].concat();
-    whole[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-    whole[20..22].fill(0);
-    let h = etherparse::Ipv4Header::from_slice(&whole[14..]).unwrap().0;
-    whole[24..26].copy_from_slice(&h.calc_header_checksum().to_be_bytes());
-    whole
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
