@@ -3,7 +3,9 @@
 mod port;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -326,7 +328,8 @@ pub(crate) enum FdbCommand {
     /// Add a static entry, which never moves and never ages
     #[command(after_help = "Examples:
   trunkline fdb add br0 02:00:00:00:00:09 web
-  trunkline fdb add br0 02:00:00:00:00:09 web --vlan 10")]
+  trunkline fdb add br0 02:00:00:00:00:09 web --vlan 10
+  trunkline fdb add br0 02:00:00:00:00:09 vx0 --remote 192.0.2.2")]
     Add {
         /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
@@ -340,6 +343,9 @@ pub(crate) enum FdbCommand {
         /// Its VLAN (0: untagged)
         #[arg(long, value_name = "VLAN", default_value_t = 0)]
         vlan: u16,
+        /// Of a tunnel: the remote it is behind
+        #[arg(long, value_name = "ADDRESS", value_parser = tunnel::remote)]
+        remote: Option<IpAddr>,
     },
     /// Remove a static entry
     #[command(after_help = "Example:

@@ -17,6 +17,9 @@ use crate::{Error, Result, validate};
 
 pub use merge::merge_apply;
 
+/// The tables of objects by name.
+const KINDS: [&str; 3] = ["bridge", "port", "mesh"];
+
 /// Keys that only the daemon writes.
 const DAEMON_KEYS: &[&str] = &["owner", "netns-id"];
 
@@ -68,7 +71,7 @@ pub(crate) fn parse_state(name: &str, text: &str, version: i64) -> Result<Desire
 /// The state as a file for `trunkline apply`, in a stable order.
 pub fn export(desired: &Desired) -> String {
     let mut table = toml::Table::try_from(portable(desired)).expect("desired state is plain data");
-    for kind in ["bridge", "port"] {
+    for kind in KINDS {
         let Some(objects) = table.get_mut(kind).and_then(|v| v.as_table_mut()) else { continue };
         for (_, object) in objects.iter_mut() {
             if let Some(object) = object.as_table_mut() {
@@ -82,7 +85,7 @@ pub fn export(desired: &Desired) -> String {
 /// The state as `GET /v1/export` gives it and `POST /v1/apply` takes it.
 pub fn export_json(desired: &Desired) -> serde_json::Value {
     let mut value = serde_json::to_value(portable(desired)).expect("desired state is plain data");
-    for kind in ["bridge", "port"] {
+    for kind in KINDS {
         let Some(objects) = value.get_mut(kind).and_then(|v| v.as_object_mut()) else { continue };
         for object in objects.values_mut().filter_map(|o| o.as_object_mut()) {
             object.remove("owner");
@@ -108,7 +111,7 @@ fn portable(desired: &Desired) -> Desired {
 /// The first thing that is wrong, with the object.
 pub fn parse_json(value: serde_json::Value) -> Result<Desired> {
     keys::check_desired(&value)?;
-    for kind in ["bridge", "port"] {
+    for kind in KINDS {
         let objects = value.get(kind).and_then(|v| v.as_object()).into_iter().flatten();
         for (name, object) in objects {
             if let Some(key) = DAEMON_KEYS.iter().find(|k| object.get(**k).is_some()) {
@@ -162,6 +165,11 @@ impl<'a> Document<'a> {
             let kind = keys.get("type").and_then(|t| t.get_ref().as_str()).unwrap_or("");
             table(Object::Port(name.get_ref(), kind), keys)?;
         }
+        for (name, mesh) in objects(root, "mesh") {
+            let Some(keys) = mesh.get_ref().as_table() else { continue };
+            let kind = keys.get("type").and_then(|t| t.get_ref().as_str()).unwrap_or("");
+            table(Object::Mesh(name.get_ref(), kind), keys)?;
+        }
         Ok(())
     }
 
@@ -188,6 +196,11 @@ impl<'a> Document<'a> {
                 validate::port(name.get_ref(), spec).map_err(|e| self.at(name.span().start, e))?;
             }
         }
+        for (name, _) in objects(root, "mesh") {
+            if let Some(spec) = desired.meshes.get(&**name.get_ref()) {
+                validate::mesh(name.get_ref(), spec).map_err(|e| self.at(name.span().start, e))?;
+            }
+        }
         Ok(())
     }
 }
@@ -201,7 +214,7 @@ fn objects<'t, 'i>(root: &'t DeTable<'i>, kind: &str) -> impl Iterator<Item = En
 /// What the text at `span` belongs to: "vlan in port web".
 fn place(root: &DeTable<'_>, span: &Range<usize>) -> String {
     let within = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
-    for kind in ["bridge", "port"] {
+    for kind in KINDS {
         for (name, object) in objects(root, kind) {
             let keys = object.get_ref().as_table().into_iter().flat_map(|t| t.iter());
             for (key, value) in keys {

@@ -4,12 +4,15 @@
 //! which keys each object has, so that a misspelt one is refused by name.
 
 pub mod keys;
+pub mod tunnel;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use tunnel::{InnerVlan, MeshPeer, MeshSpec, MeshStatus, MeshType, PeerStatus, TunnelSpec};
 
 /// Who made an object. Only the same owner's `apply` removes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub struct Desired {
     /// Ports by name; names are unique in the daemon, not only in the bridge.
     #[serde(default, rename = "port", skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, PortSpec>,
+    /// Meshes by name. Their ports are derived: see [`Desired::expanded`].
+    #[serde(default, rename = "mesh", skip_serializing_if = "BTreeMap::is_empty")]
+    pub meshes: BTreeMap<String, MeshSpec>,
 }
 
 /// A desired bridge.
@@ -85,6 +91,9 @@ pub struct StaticFdb {
     pub vlan: u16,
     /// Name of a port of the bridge.
     pub port: String,
+    /// Of a tunnel port: which of its remotes. Absent: the one it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<IpAddr>,
 }
 
 /// Whether the port takes superframes and partial checksums.
@@ -183,6 +192,14 @@ pub enum PortKind {
     Replay(ReplaySpec),
     /// Takes every frame and delivers none.
     Null {},
+    /// A tunnel: Ethernet in GRE (RFC 2784, RFC 2890).
+    Gre(TunnelSpec),
+    /// A tunnel: RFC 7637.
+    Nvgre(TunnelSpec),
+    /// A tunnel: RFC 7348.
+    Vxlan(TunnelSpec),
+    /// A tunnel: RFC 8926.
+    Geneve(TunnelSpec),
 }
 
 /// A TAP port.
@@ -297,8 +314,14 @@ pub struct PortStatus {
     /// MAC address in force on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// MTU in force, bytes.
+    /// MTU in force, bytes. Of a tunnel: the longest inner IP packet.
     pub mtu: u32,
+    /// Why it is that, where it is neither the default nor the interface's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mtu_why: String,
+    /// The far ends of a tunnel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerStatus>,
     /// Offloads in force: "csum", "tso4", "tso6", "uso".
     pub offloads: Vec<String>,
     /// Queues in force.
@@ -352,6 +375,9 @@ pub struct FdbRow {
     pub mac: String,
     /// Where it is.
     pub port: String,
+    /// Which remote of a tunnel it is behind; absent for learned ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<IpAddr>,
     /// Seconds since last seen; absent for static ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<u32>,
@@ -443,6 +469,13 @@ pub enum Event {
     Port(Box<PortStatus>),
     /// A port is gone.
     PortGone {
+        /// Its name.
+        name: String,
+    },
+    /// A mesh appeared or changed. Its ports have events of their own.
+    Mesh(Box<MeshStatus>),
+    /// A mesh is gone.
+    MeshGone {
         /// Its name.
         name: String,
     },

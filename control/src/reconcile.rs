@@ -118,7 +118,11 @@ pub(crate) fn needs_new_interface(name: &str, old: &PortSpec, new: &PortSpec) ->
         }
         (PortKind::Afpacket(a), PortKind::Afpacket(b)) => a.interface != b.interface,
         (PortKind::Replay(a), PortKind::Replay(b)) => a != b,
-        (PortKind::Null {}, PortKind::Null {}) => false,
+        (PortKind::Null {}, PortKind::Null {})
+        | (PortKind::Gre(_), PortKind::Gre(_))
+        | (PortKind::Nvgre(_), PortKind::Nvgre(_))
+        | (PortKind::Vxlan(_), PortKind::Vxlan(_))
+        | (PortKind::Geneve(_), PortKind::Geneve(_)) => false,
         _ => true,
     }
 }
@@ -154,6 +158,8 @@ pub(crate) fn down_status(name: &str, spec: &PortSpec, reason: &Error) -> PortSt
         ifname: None,
         mac: None,
         mtu: 0,
+        mtu_why: String::new(),
+        peers: Vec::new(),
         offloads: Vec::new(),
         queues: 0,
         macs: 0,

@@ -3,6 +3,7 @@
 //! What only the kernel can know (does the interface exist, is the namespace there) is not looked at here.
 
 mod port;
+mod tunnel;
 mod vlan;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::model::{BridgeSpec, Desired, PortKind, PortSpec, StaticFdb};
 use crate::{Error, Result};
 
 pub use port::port;
+pub use tunnel::{mesh, untagged_only};
 pub use vlan::{parse_trunks, port_config, vlan_mode};
 
 /// Most ports of a daemon.
@@ -42,8 +44,9 @@ pub fn validate_edit(old: &Desired, desired: &Desired) -> Result<()> {
         return Err(Error::invalid(format!("{} bridges are too many", desired.bridges.len()))
             .hint(format!("a daemon takes {MAX_BRIDGES}; start another one with its own --run-dir")));
     }
-    if desired.ports.len() > MAX_PORTS {
-        return Err(Error::invalid(format!("{} ports are too many", desired.ports.len()))
+    let ports = desired.ports.len() + desired.meshes.values().map(|m| m.peers.len()).sum::<usize>();
+    if ports > MAX_PORTS {
+        return Err(Error::invalid(format!("{ports} ports are too many"))
             .hint(format!("a daemon takes {MAX_PORTS}; start another one with its own --run-dir")));
     }
     for (name, spec) in &desired.bridges {
@@ -59,6 +62,11 @@ pub fn validate_edit(old: &Desired, desired: &Desired) -> Result<()> {
                 .hint(format!("make it first: trunkline bridge add {}", spec.bridge)));
         }
     }
+    for (name, spec) in &desired.meshes {
+        mesh(name, spec)?;
+    }
+    tunnel::meshes(desired)?;
+    tunnel::tables(&old.expanded(|_| false), &desired.expanded(|_| false))?;
     interfaces(old, desired)
 }
 
@@ -104,8 +112,9 @@ fn static_entry(entry: &StaticFdb) -> Result<()> {
 }
 
 fn static_port(bridge: &str, entry: &StaticFdb, desired: &Desired) -> Result<()> {
-    let what = match desired.ports.get(&entry.port) {
-        Some(port) if port.bridge == bridge => return Ok(()),
+    let within = |e: Error| e.within(format_args!("bridge {bridge}: the static entry {}", entry.mac));
+    let what = match desired.port(&entry.port) {
+        Some(port) if port.bridge == bridge => return tunnel::static_remote(entry, &port).map_err(within),
         Some(port) => format!("port {} is on bridge {}", entry.port, port.bridge),
         None => format!("there is no port {}", entry.port),
     };
@@ -177,7 +186,12 @@ fn interface<'a>(name: &'a str, spec: &'a PortSpec) -> Option<(Option<&'a str>, 
         }
         PortKind::Host(host) => Some((None, host.ifname.as_deref().unwrap_or(name))),
         PortKind::Afpacket(a) => Some((None, &a.interface)),
-        PortKind::Replay(_) | PortKind::Null {} => None,
+        PortKind::Replay(_)
+        | PortKind::Null {}
+        | PortKind::Gre(_)
+        | PortKind::Nvgre(_)
+        | PortKind::Vxlan(_)
+        | PortKind::Geneve(_) => None,
     }
 }
 

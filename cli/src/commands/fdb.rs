@@ -13,8 +13,8 @@ pub(super) async fn run(context: &Context<'_>, command: FdbCommand) -> Outcome {
             let rows = client.fdb(&bridge, filter.vlan, filter.port.as_deref()).await?;
             if json.json { out.json(&rows) } else { out.print(&show(&rows, out)) }
         }
-        FdbCommand::Add { bridge, mac, port, vlan } => {
-            Ok(client.add_fdb(&bridge, &StaticFdb { mac, vlan, port }).await?)
+        FdbCommand::Add { bridge, mac, port, vlan, remote } => {
+            Ok(client.add_fdb(&bridge, &StaticFdb { mac, vlan, port, remote }).await?)
         }
         FdbCommand::Del { bridge, mac, vlan } => Ok(client.del_fdb(&bridge, vlan, &mac).await?),
         FdbCommand::Flush { bridge, filter } => {
@@ -33,7 +33,8 @@ fn show(rows: &[FdbRow], out: &Output) -> String {
             Some(age) => format!("{age} s"),
             None => String::new(),
         };
-        table.row([vlan, row.mac.clone(), row.port.clone(), age]);
+        let port = row.remote.map_or_else(|| row.port.clone(), |remote| format!("{} at {remote}", row.port));
+        table.row([vlan, row.mac.clone(), port, age]);
     }
     table.render(out)
 }
@@ -48,15 +49,16 @@ mod tests {
             vlan,
             mac: "02:00:00:00:00:01".into(),
             port: port.into(),
+            remote: (port == "vx0").then(|| [192, 0, 2, 2].into()),
             age,
             is_static,
         };
         let expected = "\
-VLAN  ADDRESS            PORT     AGE
-   -  02:00:00:00:00:01  web    299 s
-4094  02:00:00:00:00:01  db    static
+VLAN  ADDRESS            PORT                 AGE
+   -  02:00:00:00:00:01  web                299 s
+4094  02:00:00:00:00:01  vx0 at 192.0.2.2  static
 ";
-        let rows = [row(0, "web", Some(299), false), row(4094, "db", None, true)];
+        let rows = [row(0, "web", Some(299), false), row(4094, "vx0", None, true)];
         assert_eq!(show(&rows, &Output::plain()), expected);
     }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use trunkline_control::model::{
-    BridgeStatus, DaemonStatus, Event, Owner, PortKind, PortSpec, PortState, PortStats, PortStatus, VlanMode,
+    BridgeStatus, DaemonStatus, Event, Owner, PortKind, PortSpec, PortState, PortStats, PortStatus,
+    TunnelSpec, VlanMode,
 };
 use trunkline_control::validate;
 
@@ -117,6 +118,16 @@ fn said(event: &Event) -> String {
             )
         }
         Event::PortGone { name } => format!("port {name}: gone"),
+        Event::Mesh(m) => {
+            let up = m.peers.iter().filter(|p| p.state == PortState::Up).count();
+            format!(
+                "mesh {}: {up} of {} up (on {})",
+                m.name,
+                plural(m.peers.len() as u64, "peer", "s"),
+                m.spec.bridge
+            )
+        }
+        Event::MeshGone { name } => format!("mesh {name}: gone"),
         Event::Lagged { missed } => format!("{missed} changes were missed"),
     }
 }
@@ -129,10 +140,14 @@ pub(super) fn kind(spec: &PortSpec) -> &'static str {
         PortKind::Afpacket(_) => "afpacket",
         PortKind::Replay(_) => "replay",
         PortKind::Null {} => "null",
+        PortKind::Gre(_) => "gre",
+        PortKind::Nvgre(_) => "nvgre",
+        PortKind::Vxlan(_) => "vxlan",
+        PortKind::Geneve(_) => "geneve",
     }
 }
 
-/// What the port is on the other side: an interface, a file.
+/// What the port is on the other side: an interface, a file, a host.
 pub(super) fn interface(name: &str, spec: &PortSpec) -> String {
     match &spec.kind {
         PortKind::Tap(tap) => {
@@ -149,6 +164,16 @@ pub(super) fn interface(name: &str, spec: &PortSpec) -> String {
         PortKind::Afpacket(a) => a.interface.clone(),
         PortKind::Replay(replay) => replay.file.clone(),
         PortKind::Null {} => String::new(),
+        PortKind::Gre(t) | PortKind::Nvgre(t) | PortKind::Vxlan(t) | PortKind::Geneve(t) => far_ends(t),
+    }
+}
+
+/// The remotes of a tunnel in short.
+fn far_ends(tunnel: &TunnelSpec) -> String {
+    let all: Vec<_> = tunnel.group.iter().chain(&tunnel.remotes).map(ToString::to_string).collect();
+    match all.as_slice() {
+        [first, rest @ ..] if rest.len() > 2 => format!("to {first} and {} more", rest.len()),
+        all => format!("to {}", all.join(" ")),
     }
 }
 
@@ -156,8 +181,12 @@ pub(super) fn interface(name: &str, spec: &PortSpec) -> String {
 pub(super) fn vlan(spec: &PortSpec) -> String {
     let tag = spec.vlan.map_or_else(String::new, |v| v.to_string());
     let trunks = spec.trunks.as_deref();
+    if let Some((_, TunnelSpec { vlan_map: Some(map), .. })) = spec.kind.tunnel() {
+        return format!("map {map}");
+    }
     match validate::vlan_mode(spec) {
         VlanMode::Access => tag,
+        VlanMode::Trunk if validate::untagged_only(spec) => "untagged".to_owned(),
         VlanMode::Trunk => trunks.map_or_else(|| "trunk".to_owned(), |t| format!("trunk {t}")),
         VlanMode::NativeTagged => format!("native {tag} tagged, trunk {}", trunks.unwrap_or("all")),
         VlanMode::NativeUntagged => format!("native {tag}, trunk {}", trunks.unwrap_or("all")),
@@ -216,6 +245,8 @@ pub(super) mod samples {
             ifname: None,
             mac: up.then(|| "02:00:00:00:00:01".into()),
             mtu: if up { 1500 } else { 0 },
+            mtu_why: String::new(),
+            peers: Vec::new(),
             offloads: vec!["csum".into(), "tso4".into()],
             queues: 1,
             macs: 3,
@@ -312,10 +343,16 @@ bridge br1  1 address, ageing 300 s
             (json!({"vlan": 4, "trunks": "5"}), "native 4 tagged, trunk 5"),
             (json!({"vlan": 4, "vlan-mode": "native-untagged"}), "native 4, trunk all"),
             (json!({"vlan": 4, "vlan-mode": "dot1q-tunnel"}), "tunnel 4"),
+            (json!({"type": "vxlan", "vni": 7, "remotes": ["192.0.2.2"]}), "untagged"),
+            (json!({"type": "vxlan", "vni": 7, "remotes": ["192.0.2.2"], "inner-vlan": "keep"}), "trunk"),
+            (json!({"type": "gre", "remotes": ["192.0.2.2"]}), "trunk"),
+            (json!({"type": "gre", "remotes": ["192.0.2.2"], "vlan-map": "1=2"}), "map 1=2"),
         ] {
             let mut spec = spec;
             spec["bridge"] = "b".into();
-            spec["type"] = "null".into();
+            if spec.get("type").is_none() {
+                spec["type"] = "null".into();
+            }
             assert_eq!(vlan(&serde_json::from_value(spec).unwrap()), says);
         }
     }

@@ -84,7 +84,7 @@ async fn bridges_and_ports_come_and_go() {
     let changed = c.put_bridge("br0", &BridgeSpec::default()).await.unwrap();
     assert_eq!(changed.spec.ageing, 300);
 
-    let entry = StaticFdb { mac: "02:00:00:00:00:01".into(), vlan: 5, port: "p".into() };
+    let entry = StaticFdb { mac: "02:00:00:00:00:01".into(), vlan: 5, port: "p".into(), remote: None };
     c.add_fdb("br0", &entry).await.unwrap();
     c.add_fdb("br0", &entry).await.unwrap();
     assert_eq!(c.bridge("br0").await.unwrap().spec.static_fdb, [entry]);

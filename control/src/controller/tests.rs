@@ -14,7 +14,7 @@ fn tap(bridge: &str, netns: &str) -> PortSpec {
 }
 
 fn entry(port: &str, last: u8) -> StaticFdb {
-    StaticFdb { mac: format!("02:00:00:00:01:{last:02x}"), vlan: 0, port: port.to_owned() }
+    StaticFdb { mac: format!("02:00:00:00:01:{last:02x}"), vlan: 0, port: port.to_owned(), remote: None }
 }
 
 /// Two bridges, two ports, a static entry.

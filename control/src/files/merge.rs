@@ -40,6 +40,14 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
         }
         merged.ports.insert(name, spec);
     }
+    for (name, mut spec) in file.meshes {
+        spec.owner = Owner::Config;
+        let old = current.meshes.get(&name);
+        if let Some(owner) = merge_one("mesh", &name, old, |m| m.owner, &spec, &mut changes)? {
+            spec.owner = owner;
+        }
+        merged.meshes.insert(name, spec);
+    }
     for (name, port) in &merged.ports {
         if current.bridges.contains_key(&port.bridge) && !merged.bridges.contains_key(&port.bridge) {
             let owner = owner_name(port.owner);
@@ -52,6 +60,19 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
                 Owner::Config => error.hint(keep),
                 _ => error.hint(format!("{keep}, or remove the port: trunkline port del {name}")),
             });
+        }
+    }
+    for (name, mesh) in &merged.meshes {
+        if current.bridges.contains_key(&mesh.bridge) && !merged.bridges.contains_key(&mesh.bridge) {
+            return Err(Error::conflict(format!(
+                "bridge {} is not in the file, but mesh {name} (owner: {}) is on it",
+                mesh.bridge,
+                owner_name(mesh.owner)
+            ))
+            .hint(format!(
+                "add [bridge.{}] to the file, or remove the mesh: trunkline mesh del {name}",
+                mesh.bridge
+            )));
         }
     }
     Ok((merged, changes))
@@ -70,6 +91,14 @@ fn remove_missing(merged: &mut Desired, file: &Desired, changes: &mut Vec<String
         merged.remove_port(name);
         changes.push(format!("removed port {name}"));
     }
+    merged.meshes.retain(|name, mesh| {
+        let gone = gone(mesh.owner, file.meshes.contains_key(name));
+        if gone {
+            changes.push(format!("removed mesh {name}"));
+        }
+        !gone
+    });
+    merged.drop_orphans();
     merged.bridges.retain(|name, bridge| {
         let gone = gone(bridge.owner, file.bridges.contains_key(name));
         if gone {

@@ -60,6 +60,9 @@ impl KernelWorld {
                 let rx = NullRx::new().map_err(no_io)?;
                 Ok((Device::Memory, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(NullTx)] }))
             }
+            PortKind::Gre(_) | PortKind::Nvgre(_) | PortKind::Vxlan(_) | PortKind::Geneve(_) => {
+                Err(Error::failed("the engine has no tunnels yet"))
+            }
         }
     }
 

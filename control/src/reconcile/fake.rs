@@ -151,6 +151,8 @@ impl World for FakeWorld {
             ifname: None,
             mac: None,
             mtu: 1500,
+            mtu_why: String::new(),
+            peers: Vec::new(),
             offloads: Vec::new(),
             queues: 1,
             macs: 0,
@@ -169,6 +171,7 @@ impl World for FakeWorld {
             vlan: e.vlan,
             mac: e.mac.clone(),
             port: e.port.clone(),
+            remote: e.remote,
             age: None,
             is_static: true,
         };

@@ -20,6 +20,8 @@ impl KernelWorld {
             ifname: interface(name, &port.spec),
             mac: None,
             mtu: port.device.as_ref().map_or(0, Device::mtu),
+            mtu_why: String::new(),
+            peers: Vec::new(),
             offloads: Vec::new(),
             queues: u16::from(port.device.is_some()),
             macs: fdb.map_or(0, |fdb| u64::from(fdb.learned_on(port.id))),
@@ -52,6 +54,7 @@ impl KernelWorld {
                 vlan: e.vid.get(),
                 mac: e.mac.to_string(),
                 port: (*names.get(&e.port)?).clone(),
+                remote: None,
                 age: (!e.is_static).then_some(e.age),
                 is_static: e.is_static,
             })

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{is_name_byte, object_name, shorten, station_mac, vlan};
+use super::{is_name_byte, object_name, shorten, station_mac, tunnel, vlan};
 use crate::model::{LinkSpec, PortKind, PortSpec, TapSpec};
 use crate::{Error, Result};
 
@@ -21,10 +21,12 @@ const MAX_LABELS: usize = 64;
 /// The first thing that is wrong.
 pub fn port(name: &str, spec: &PortSpec) -> Result<()> {
     object_name("port", name)?;
-    check(name, spec).map_err(|e| e.within(format!("port {name}")))
+    let own = tunnel::split_horizon(spec).and_then(|()| check(name, spec));
+    own.map_err(|e| e.within(format!("port {name}")))
 }
 
-fn check(name: &str, spec: &PortSpec) -> Result<()> {
+/// What holds for the ports of meshes too.
+pub(super) fn check(name: &str, spec: &PortSpec) -> Result<()> {
     vlan::check(spec)?;
     if spec.max_macs.is_some_and(|n| n > 1_048_576) {
         return Err(Error::invalid("max-macs is out of range").hint("use 0 (no limit) to 1048576"));
@@ -54,6 +56,9 @@ fn check(name: &str, spec: &PortSpec) -> Result<()> {
             Ok(())
         }
         PortKind::Null {} => Ok(()),
+        PortKind::Gre(_) | PortKind::Nvgre(_) | PortKind::Vxlan(_) | PortKind::Geneve(_) => {
+            spec.kind.tunnel().map_or(Ok(()), |(kind, t)| tunnel::check(kind, t, spec))
+        }
     }
 }
 
@@ -78,7 +83,7 @@ fn interface_name(port: &str, ifname: Option<&str>) -> Result<()> {
 }
 
 /// The name of an interface that exists: whatever the kernel accepts (`dev_valid_name`).
-fn existing_interface(ifname: &str) -> Result<()> {
+pub(super) fn existing_interface(ifname: &str) -> Result<()> {
     let fits = (1..=MAX_IFNAME).contains(&ifname.len()) && ifname != "." && ifname != "..";
     if !fits || ifname.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
         return Err(Error::invalid(format!("'{}' is not an interface", shorten(ifname)))

@@ -121,7 +121,7 @@ fn wrong_states_are_refused_with_a_reason() {
 #[test]
 fn wrong_bridges_are_refused_with_a_reason() {
     let spec = |ageing, max_macs| BridgeSpec { ageing, max_macs, ..BridgeSpec::default() };
-    let entry = |mac: &str, vlan| StaticFdb { mac: mac.into(), vlan, port: "a".into() };
+    let entry = |mac: &str, vlan| StaticFdb { mac: mac.into(), vlan, port: "a".into(), remote: None };
     let with = |entries: Vec<StaticFdb>| BridgeSpec { static_fdb: entries, ..spec(300, 16) };
     let many: Vec<_> = (1..=17).map(|vlan| entry("02:00:00:00:00:01", vlan)).collect();
     for (name, spec, says) in [

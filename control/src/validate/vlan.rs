@@ -89,9 +89,10 @@ fn name(mode: VlanMode) -> &'static str {
 /// When VLAN, trunks and mode do not go together.
 pub fn port_config(spec: &PortSpec) -> Result<PortConfig> {
     check(spec)?;
-    let trunks = match &spec.trunks {
-        Some(text) => parse_trunks(text)?,
-        None => VlanSet::all(),
+    let trunks = match (&spec.trunks, super::tunnel::carried(spec)) {
+        (Some(text), _) => parse_trunks(text)?,
+        (None, Some(carried)) => carried?,
+        (None, None) => VlanSet::all(),
     };
     Ok(PortConfig {
         vlan_mode: match vlan_mode(spec) {
