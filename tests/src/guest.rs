@@ -50,8 +50,10 @@ impl Guest {
 
     fn boot() -> Guest {
         crate::require_sandbox();
-        let image = std::env::var_os("TRUNKLINE_GUEST")
-            .map_or_else(|| PathBuf::from("/var/cache/trunkline-tests/guest"), PathBuf::from);
+        let image = std::env::var_os("TRUNKLINE_GUEST").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/trunkline-tests/guest"),
+            PathBuf::from,
+        );
         let file = |name: &str| {
             let path = image.join(name);
             assert!(path.exists(), "{} is missing: run scripts/guest-image", path.display());

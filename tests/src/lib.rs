@@ -14,12 +14,15 @@ pub mod frame;
 pub mod guest;
 pub mod http;
 pub mod lab;
+pub mod mesh;
 pub mod netns;
 pub mod ovs;
 pub mod pair;
 pub mod ping;
 pub mod raw;
+pub mod scapy;
 pub mod transfer;
+pub mod tunnel;
 pub mod underlay;
 pub mod vxlan;
 
