@@ -9,6 +9,7 @@ pub mod afpacket;
 mod frame;
 pub mod guard;
 pub mod link;
+mod netlink;
 pub mod netns;
 pub mod null;
 pub mod replay;

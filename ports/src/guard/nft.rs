@@ -14,6 +14,7 @@ use rustix::net::{
 };
 
 use super::not_a_guard;
+use crate::netlink::{Requests, attribute, message};
 use crate::sys;
 
 // linux/netfilter/nf_tables.h and nfnetlink.h; what libc has of them lacks the owner.
@@ -41,7 +42,6 @@ const DROP: u32 = 0;
 /// Before all other chains (and flow tables, which would forward frames past us).
 const PRIORITY: i32 = i32::MIN + 1;
 
-const NESTED: u16 = 0x8000;
 const CHAIN: &[u8] = b"ingress\0";
 
 /// A socket whose table drops what the interface of the calling thread's namespace receives.
@@ -63,12 +63,12 @@ fn open(ifindex: u32) -> io::Result<OwnedFd> {
 
     let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
     let mut batch = Requests::default();
-    batch.push(BATCH_BEGIN, 0, |_| {});
-    batch.push(NEW_TABLE, create, |m| {
+    push(&mut batch, BATCH_BEGIN, 0, |_| {});
+    push(&mut batch, NEW_TABLE, create, |m| {
         m.attribute(TABLE_NAME, &name);
         m.attribute(TABLE_FLAGS, &FLAG_OWNER.to_be_bytes());
     });
-    batch.push(NEW_CHAIN, create, |m| {
+    push(&mut batch, NEW_CHAIN, create, |m| {
         m.attribute(CHAIN_TABLE, &name);
         m.attribute(CHAIN_NAME, CHAIN);
         m.nest(CHAIN_HOOK, |m| {
@@ -79,8 +79,8 @@ fn open(ifindex: u32) -> io::Result<OwnedFd> {
         m.attribute(CHAIN_POLICY, &DROP.to_be_bytes());
         m.attribute(CHAIN_TYPE, b"filter\0");
     });
-    batch.push(BATCH_END, 0, |_| {});
-    send(&socket, &batch.bytes, SendFlags::empty())?;
+    push(&mut batch, BATCH_END, 0, |_| {});
+    send(&socket, batch.bytes(), SendFlags::empty())?;
     // A refused batch may answer for itself before its parts do, or without them.
     let mut acknowledged = 0;
     while acknowledged < 2 {
@@ -138,8 +138,8 @@ fn terminated(text: &str) -> Vec<u8> {
 /// The attributes of one object; `None` when there is none.
 fn ask(socket: BorrowedFd<'_>, kind: u16, fill: impl FnOnce(&mut Requests)) -> io::Result<Option<Vec<u8>>> {
     let mut request = Requests::default();
-    request.push(kind, 0, fill);
-    send(socket, &request.bytes, SendFlags::empty())?;
+    push(&mut request, kind, 0, fill);
+    send(socket, request.bytes(), SendFlags::empty())?;
     let mut object = None;
     let result = receive(socket, |answer| {
         object = Some(answer?.to_vec());
@@ -172,65 +172,16 @@ fn receive(
     Ok(())
 }
 
-/// Type and body of the first netlink message, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    Some((kind, bytes.get(16..len)?, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// The value of the first attribute of a type.
-fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let found = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & !NESTED;
-        let value = bytes.get(4..len)?;
-        if found == kind {
-            return Some(value);
-        }
-        bytes = bytes.get(len.next_multiple_of(4)..)?;
-    }
-}
-
-/// Netlink messages in the making.
-#[derive(Default)]
-struct Requests {
-    bytes: Vec<u8>,
-}
-
-impl Requests {
-    /// Appends a message of the netdev family (a batch's ends name the subsystem instead).
-    fn push(&mut self, kind: u16, flags: i32, fill: impl FnOnce(&mut Requests)) {
-        let start = self.bytes.len();
-        let flags = (flags | libc::NLM_F_REQUEST) as u16;
-        self.bytes.extend([0; 4]);
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(flags.to_ne_bytes());
-        // Sequence number and port: answers come at once and in order, so neither is needed.
-        self.bytes.extend([0; 8]);
-        let (family, resource) = match kind {
-            BATCH_BEGIN | BATCH_END => (libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16),
-            _ => (libc::NFPROTO_NETDEV, 0),
-        };
-        self.bytes.extend([family as u8, libc::NFNETLINK_V0 as u8]);
-        self.bytes.extend(resource.to_be_bytes());
-        fill(self);
-        let len = (self.bytes.len() - start) as u32;
-        self.bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());
-    }
-
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.bytes.extend((value.len() as u16 + 4).to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Requests)) {
-        let mut inner = Requests::default();
-        fill(&mut inner);
-        self.attribute(kind | NESTED, &inner.bytes);
-    }
+/// Appends a message of the netdev family (a batch's ends name the subsystem instead).
+fn push(requests: &mut Requests, kind: u16, flags: i32, fill: impl FnOnce(&mut Requests)) {
+    let (family, resource) = match kind {
+        BATCH_BEGIN | BATCH_END => (libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16),
+        _ => (libc::NFPROTO_NETDEV, 0),
+    };
+    let resource = resource.to_be_bytes();
+    // `nfgenmsg`
+    let header = [family as u8, libc::NFNETLINK_V0 as u8, resource[0], resource[1]];
+    requests.push(kind, flags, &header, fill);
 }
 
 fn explain(e: io::Error) -> io::Error {

@@ -42,8 +42,23 @@ pub fn gre(family: Family) -> io::Result<(Box<dyn DatagramRx>, Arc<dyn DatagramT
         Family::V4 => Kind::GreV4,
         Family::V6 => Kind::GreV6,
     };
-    let tx = Sender::new(vec![main.clone()], vec![Arc::new(fragmenting)], false);
+    let mut tx = Sender::new(vec![main.clone()], vec![Arc::new(fragmenting)], false);
+    if family == Family::V6 {
+        tx.keep(ear()?);
+    }
     Ok((Box::new(Receiver::new(main, kind)), Arc::new(tx)))
+}
+
+/// A socket for whose sake the kernel learns path MTUs over IPv6. It takes "packet too big" about a raw
+/// socket's packets into account only if that socket is connected or asks for errors (rawv6_err), and the
+/// others must not ask: errors would come out of their sends. Nobody reads this one.
+fn ear() -> io::Result<OwnedFd> {
+    let fd = open(Family::V6)?;
+    sock::deaf(&fd)?;
+    // Errors that are not read take little room.
+    sock::set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
+    sock::set(&fd, libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?;
+    Ok(fd)
 }
 
 fn open(family: Family) -> io::Result<OwnedFd> {

@@ -39,12 +39,19 @@ pub(super) struct Sender {
     pause: AtomicU32,
     /// The last destination that a packet was too big for, and whether there is one.
     too_big: (AtomicBool, Mutex<Option<IpAddr>>),
+    /// Only held open.
+    _kept: Option<OwnedFd>,
 }
 
 impl Sender {
     pub(super) fn new(df: Vec<Arc<OwnedFd>>, fragmenting: Vec<Arc<OwnedFd>>, udp: bool) -> Sender {
         debug_assert!(!df.is_empty() && df.len() == fragmenting.len());
-        Sender { df, fragmenting, udp, pause: AtomicU32::new(0), too_big: Default::default() }
+        Sender { df, fragmenting, udp, pause: AtomicU32::new(0), too_big: Default::default(), _kept: None }
+    }
+
+    /// Holds a socket open for as long as this lives.
+    pub(super) fn keep(&mut self, fd: OwnedFd) {
+        self._kept = Some(fd);
     }
 }
 
@@ -162,6 +169,10 @@ impl Sender {
                 // The send buffer is full: the next ones fare no better.
                 libc::EAGAIN => (DropReason::EgressFull, true),
                 libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN => {
+                    (DropReason::UnderlayUnreachable, false)
+                }
+                // How IPv6 says that the source address is not the host's.
+                libc::EINVAL if messages.first().is_some_and(|unit| unit.of.src.is_some()) => {
                     (DropReason::UnderlayUnreachable, false)
                 }
                 _ => (DropReason::EgressError, false),

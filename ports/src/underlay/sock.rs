@@ -37,7 +37,8 @@ pub(super) fn open(family: Family, kind: SocketType, protocol: Protocol) -> io::
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(domain, kind, flags, Some(protocol))?;
-    if family == Family::V6 {
+    // A raw socket is of one family anyway.
+    if family == Family::V6 && kind == SocketType::DGRAM {
         set(&fd, libc::SOL_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     Ok(fd)
