@@ -113,6 +113,12 @@ reasons! {
     TunnelLoop = "tunnel-loop",
     /// A fragment of an outer packet, on an underlay that does not put fragments together.
     OuterFragment = "outer-fragment",
+    /// Fragments of an outer packet that overlap, repeat or contradict each other (RFC 5722, RFC 1858), or come after such ones.
+    OuterFragmentConflict = "outer-fragment-conflict",
+    /// Too many fragments of outer packets are waiting for the rest, of this sender or of all.
+    OuterFragmentLimit = "outer-fragment-limit",
+    /// The rest of a fragmented outer packet did not come in time: look for loss between the hosts.
+    OuterFragmentTimeout = "outer-fragment-timeout",
     /// The outer packet is not IP, or not of a tunnel's protocol or port.
     NotTunnel = "not-tunnel",
     /// The tunnel's far end is dead (BFD): see the peer's state and why it went down.
@@ -168,6 +174,39 @@ reasons! {
     NatFragmentLost = "nat-fragment-lost",
     /// Too many fragments are waiting for their first.
     NatFragmentLimit = "nat-fragment-limit",
+
+    /// To a MAC address, or by a VLAN tag, that is not the gateway's, or on a shared uplink for the host itself.
+    RouterNotOurs = "router-not-ours",
+    /// Neither IPv4, IPv6 nor ARP.
+    RouterNotIp = "router-not-ip",
+    /// An IP, ARP or neighbour discovery packet that is malformed, cut off, or not allowed by its RFC.
+    RouterMalformed = "router-malformed",
+    /// A wrong IPv4 header checksum, or ICMPv6 checksum of neighbour discovery.
+    RouterChecksum = "router-checksum",
+    /// A source or destination address that no packet may have on a link, or our own as the source (RFC 1812 §5.3.7, RFC 6890).
+    RouterMartian = "router-martian",
+    /// The packet asks to be routed by its sender (RFC 7126 §4.3, RFC 5095).
+    RouterSourceRoute = "router-source-route",
+    /// To the broadcast address of another network, or a link broadcast to one host (RFC 2644, RFC 1812 §5.3.4).
+    RouterBroadcast = "router-broadcast",
+    /// An IPv6 link-local address beyond its link (RFC 4291 §2.5.6).
+    RouterScope = "router-scope",
+    /// No route leads to the destination, or only to a bridge that is not open to this one.
+    RouterNoRoute = "router-no-route",
+    /// TTL or hop limit is used up.
+    RouterTtl = "router-ttl",
+    /// Larger than the MTU on the way, and not to be fragmented: the sender is told.
+    RouterTooBig = "router-too-big",
+    /// To a port or protocol of the gateway itself that nobody serves.
+    RouterClosed = "router-closed",
+    /// Waited for the MAC address of the next hop, and gave way to a later packet or to a new configuration.
+    RouterUnresolved = "router-unresolved",
+    /// The next hop does not answer to ARP or neighbour solicitations.
+    RouterUnreachable = "router-unreachable",
+    /// The neighbour table, or the interface's part of it, is full.
+    RouterNeighbourLimit = "router-neighbour-limit",
+    /// Too many packets wait for another worker.
+    RouterWorkerFull = "router-worker-full",
 }
 
 /// Counted drops of many packets.

@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use trunkline_packet::{PortId, VlanId};
 
 use crate::config::{Encap, InnerVlan, RxSequence, Tos, Ttl, TunnelHeader, TxState};
-use crate::{DropReason, GreKey, Kind, NetId, Outer, Vni};
+use crate::{DropReason, GreKey, Kind, NetId, Outer, Vni, outer};
 
 /// The virtual networks behind one port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -370,6 +370,16 @@ impl Tunnels {
     #[inline]
     pub fn kind_of_port(&self, port: u16) -> Option<Kind> {
         self.udp_ports.iter().find(|(p, _)| *p == port).map(|&(_, kind)| kind)
+    }
+
+    /// Whether packets of this IP protocol from `src` to `dst` may be a tunnel's: all that can be said of a
+    /// fragment.
+    pub fn may_carry(&self, src: IpAddr, dst: IpAddr, proto: u8) -> bool {
+        self.pairs.iter().any(|pair| {
+            outer::protocol(pair.kind) == proto
+                && pair.local.is_none_or(|local| local == dst)
+                && pair.remote.is_none_or(|remote| remote == src)
+        })
     }
 
     /// The tunnel of a VXLAN or Geneve packet.
