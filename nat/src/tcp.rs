@@ -8,7 +8,7 @@
 //! segment of sender S to receiver R, with `end` the sequence number behind it:
 //!
 //! 1. `seq <= S.max_end`: not past what R's window allows (a zero-window probe may touch it);
-//! 2. `end >= S.end - R.max_win`: not older than one window;
+//! 2. `end >= S.end - R.max_win - 1`: not older than one window; keep-alives are one back;
 //! 3. `ack <= R.end`: R has sent what is acknowledged;
 //! 4. `ack >= R.end - max(S.max_win, 66000)`: not an old acknowledgement.
 //!
@@ -138,7 +138,7 @@ struct Peer {
     end: u32,
     /// Behind the last byte it may send.
     max_end: u32,
-    /// The highest acknowledgement it sent.
+    /// The highest acknowledgement it sent; before any, behind its SYN.
     max_ack: u32,
     /// The largest window it offered, bytes.
     max_win: u32,
@@ -157,6 +157,8 @@ impl Peer {
 const LATE: u8 = 0x10;
 /// It came from outside.
 const LATE_OUTSIDE: u8 = 0x20;
+/// The late SYN had no window scale option.
+const NO_SCALE: u8 = 0x0f;
 const WAS_RESET: u8 = 0x40;
 const LIBERAL: u8 = 0x80;
 
@@ -271,14 +273,14 @@ impl Tcp {
         if seg.has(ACK) {
             // The answer to a SYN that came in what looked like an open connection: that one is gone.
             if self.answers_late(side, seg) {
-                let scale = self.misc & 0xf;
+                let scale = Some(self.misc & 0xf).filter(|scale| *scale != NO_SCALE);
                 let opener = Peer {
                     end: self.late_end,
                     max_end: self.late_end,
+                    max_ack: self.late_end,
                     max_win: 0xffff,
-                    scale,
-                    flags: KNOWN | if scale == 0 { 0 } else { SCALES },
-                    ..Peer::default()
+                    scale: scale.unwrap_or(0),
+                    flags: KNOWN | if scale.is_some() { SCALES } else { 0 },
                 };
                 *self = Tcp::new(self.misc & LIBERAL != 0);
                 self.set(side.other(), &opener);
@@ -307,7 +309,7 @@ impl Tcp {
         self.misc = self.misc & (LIBERAL | WAS_RESET)
             | LATE
             | if side == Side::Outside { LATE_OUTSIDE } else { 0 }
-            | seg.scale.unwrap_or(0);
+            | seg.scale.unwrap_or(NO_SCALE);
         true
     }
 
@@ -337,8 +339,8 @@ impl Tcp {
             self.set(side, &s);
             return self.take(side, seg);
         }
-        let acceptable =
-            seg.has(ACK) && !after(seg.ack, r.end) && !after(r.end.wrapping_sub(MAX_ACK_WINDOW), seg.ack);
+        // RFC 9293 §3.10.7.3: the answer acknowledges the SYN, and nothing that was not sent.
+        let acceptable = seg.has(ACK) && !after(seg.ack, r.end) && !after(r.max_ack, seg.ack);
         if seg.has(RST) {
             // RFC 9293 §3.10.7.3: in SYN-SENT only a reset that acknowledges the SYN is believed.
             return if seg.has(ACK) && seg.ack == r.end {
@@ -366,6 +368,7 @@ impl Tcp {
         if !(s.is(SCALES) && r.is(SCALES)) {
             s.scale = 0;
             r.scale = 0;
+            r.max_win = r.max_win.min(0xffff);
         }
         s.max_end = s.end.wrapping_add(r.max_win);
         if seg.has(ACK) {
@@ -415,7 +418,8 @@ impl Tcp {
             s.end = end;
         }
         s.max_win = s.max_win.max(window.max(1));
-        if seg.has(ACK) {
+        // What is acknowledged to somebody who said nothing means nothing.
+        if seg.has(ACK) && r.flags != 0 {
             if !s.is(ACKED) || after(seg.ack, s.max_ack) {
                 s.max_ack = seg.ack;
                 s.flags |= ACKED;
@@ -424,9 +428,7 @@ impl Tcp {
             if after(most, r.max_end) {
                 r.max_end = most;
             }
-            if r.is(KNOWN) {
-                r.flags |= OPENED;
-            }
+            r.flags |= OPENED;
             if r.is(FINISHED) && seg.ack == r.end {
                 r.flags |= CLOSED;
             }
@@ -443,10 +445,10 @@ fn opening(seg: &Segment) -> Peer {
     Peer {
         end,
         max_end: end,
+        max_ack: seg.seq.wrapping_add(1),
         max_win: u32::from(seg.window).max(1),
         scale: seg.scale.unwrap_or(0),
         flags: KNOWN | if seg.scale.is_some() { SCALES } else { 0 },
-        ..Peer::default()
     }
 }
 
