@@ -11,6 +11,6 @@ pub mod session;
 mod tests;
 pub mod wire;
 
-pub use measure::{Loss, RoundTrip};
+pub use measure::Loss;
 pub use session::{Config, Discard, Event, Session};
 pub use wire::{ControlPacket, Diag, State};

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 /// A smoothed round trip (RFC 6298 §2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RoundTrip {
+pub(super) struct RoundTrip {
     /// SRTT: a new sample weighs an eighth.
-    pub smoothed: Duration,
+    pub(super) smoothed: Duration,
     /// RTTVAR: the smoothed distance of samples from it.
-    pub variation: Duration,
+    variation: Duration,
 }
 
 impl RoundTrip {

@@ -176,8 +176,8 @@ impl Session {
     }
 
     /// The time from a poll to its answer, smoothed, of those answered at once; see [`Session::measure`].
-    pub const fn round_trip(&self) -> Option<RoundTrip> {
-        self.round_trip
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.map(|rtt| rtt.smoothed)
     }
 
     /// How many of the far end's last periodic packets went missing since the session came up; still there

@@ -20,6 +20,11 @@
 //! How many losses in a row are one depends on how many packets the path loses anyway, so that chance does not
 //! look like a black hole. All this leaves the session alone: its small packets go on, and it stays up.
 //!
+//! Whoever owns the session calls [`Prober::poll`] after each packet that came and at
+//! [`Prober::next_deadline`], until it has no probe; sends what it gives, with DF, as
+//! `build_padded(&probe.control, …, inner_len(&encap, probe.size))`; and compares [`Prober::mtu`] with what it
+//! was. [`crate::bfd::Session::measure`] is not needed then.
+//!
 //! Departures from RFC 8899. A larger size is tried every 10 s instead of 600 (§5.1.1), since a probe carries
 //! no user's data and is small beside what liveness costs. The search begins at the top, which is where it
 //! nearly always ends.
