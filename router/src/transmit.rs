@@ -1,0 +1,226 @@
+//! What leaves: TTL, MTU, the neighbour, the link header.
+
+use std::net::IpAddr;
+
+use trunkline_packet::checksum;
+use trunkline_packet::headers::{Headers, IpVersion, read16, write16};
+use trunkline_packet::icmp::Problem;
+use trunkline_packet::{DropReason, MacAddr, Packet, fragment_v4, segment};
+
+use crate::build;
+use crate::held::{PATIENCE, Waiting};
+use crate::iface::{Iface, IfaceId, Zone};
+use crate::neighbour::{Lookup, Request};
+use crate::receive::{destination, is_too_big, ttl};
+use crate::router::{Exit, Run, Sink};
+use crate::tables::Hop;
+
+impl<'a, S: Sink> Run<'a, S> {
+    /// See [`crate::Router::inside`].
+    #[inline]
+    pub(crate) fn inside(&mut self, zone: Zone, packet: Packet) {
+        let dst = Headers::parse(&packet).map(|ip| destination(packet.head(), &ip));
+        let exit = dst.map_or(Exit::Nowhere, |dst| Exit::of(self.tables.inside(zone, dst), dst));
+        let any = || {
+            self.tables.ifaces().iter().find(|i| i.zone() == Some(zone)).map_or(IfaceId(u16::MAX), |i| i.id)
+        };
+        match exit {
+            Exit::Hop(hop) => self.transmit(hop, packet, false),
+            Exit::Ours(iface) => self.local(iface, packet),
+            Exit::Broadcast => self.lose(any(), packet, DropReason::RouterBroadcast),
+            Exit::Nowhere => self.lose(any(), packet, DropReason::RouterNoRoute),
+        }
+    }
+
+    /// See [`crate::Router::outside`].
+    #[inline]
+    pub(crate) fn outside(&mut self, uplink: IfaceId, packet: Packet) {
+        let dst = Headers::parse(&packet).map(|ip| destination(packet.head(), &ip));
+        let exit = dst.map_or(Exit::Nowhere, |dst| Exit::of(self.tables.outside(uplink, dst), dst));
+        match exit {
+            Exit::Hop(hop) => self.transmit(hop, packet, false),
+            // To our own address there, where nobody is published.
+            Exit::Ours(_) => self.lose(uplink, packet, DropReason::RouterClosed),
+            Exit::Broadcast => self.lose(uplink, packet, DropReason::RouterBroadcast),
+            Exit::Nowhere => self.lose(uplink, packet, DropReason::RouterNoRoute),
+        }
+    }
+
+    /// See [`crate::Router::send_own`].
+    pub(crate) fn send_own(&mut self, uplink: IfaceId, packet: Packet) {
+        let dst = Headers::parse(&packet).map(|ip| destination(packet.head(), &ip));
+        match dst.map(|dst| Exit::of(self.tables.outside(uplink, dst), dst)) {
+            Some(Exit::Hop(hop)) => self.transmit(hop, packet, true),
+            _ => self.lose(uplink, packet, DropReason::RouterNoRoute),
+        }
+    }
+
+    /// `own`: the router's own packet, whose TTL is as it should be.
+    #[inline]
+    pub(crate) fn transmit(&mut self, hop: Hop, mut packet: Packet, own: bool) {
+        let Some((iface, ip)) = self.tables.iface(hop.iface).zip(Headers::parse(&packet)) else {
+            return self.lose(hop.iface, packet, DropReason::RouterNoRoute);
+        };
+        if !own {
+            if ttl(packet.head(), &ip) <= 1 {
+                return self.refuse(iface, packet, &ip, Problem::HopLimit, DropReason::RouterTtl);
+            }
+            decrement(packet.head_mut(), &ip);
+        }
+        if segment::l3_segment_len(&packet) > usize::from(iface.mtu) {
+            return self.too_big(iface, hop, packet, &ip, own);
+        }
+        self.to_neighbour(iface, hop, packet, own);
+    }
+
+    #[cold]
+    fn refuse(
+        &mut self,
+        iface: &'a Iface,
+        packet: Packet,
+        ip: &Headers,
+        problem: Problem,
+        reason: DropReason,
+    ) {
+        self.complain(iface, &packet, ip, problem);
+        self.lose(iface.id, packet, reason);
+    }
+
+    #[cold]
+    fn too_big(&mut self, iface: &'a Iface, hop: Hop, packet: Packet, ip: &Headers, own: bool) {
+        if is_too_big(&packet, ip, iface.mtu) {
+            return self.refuse(iface, packet, ip, Problem::TooBig(iface.mtu), DropReason::RouterTooBig);
+        }
+        let mut parts = std::mem::take(&mut self.state.parts);
+        match fragment_v4(packet, usize::from(iface.mtu), self.pool, &mut parts) {
+            // The first stands for the packet that came; the others are made here.
+            Ok(_) => {
+                let parts = parts.drain(..).enumerate();
+                parts.for_each(|(i, part)| self.to_neighbour(iface, hop, part, own || i > 0));
+            }
+            Err(reason) => self.sink.dropped(iface.id, reason),
+        }
+        self.state.parts = parts;
+    }
+
+    #[inline]
+    fn to_neighbour(&mut self, iface: &'a Iface, hop: Hop, mut packet: Packet, made: bool) {
+        match self.state.neighbours.resolve(self.now, hop.iface, hop.next) {
+            Lookup::Mac(mac) => {
+                build::link(packet.head_mut(), mac, iface.mac);
+                self.sink.send(hop.iface, packet, made);
+            }
+            other => self.wait(iface, Waiting { hop, packet, since: self.now, made }, other),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, iface: &'a Iface, waiting: Waiting, lookup: Lookup) {
+        match lookup {
+            Lookup::Unreachable => return self.unreachable(iface, waiting),
+            Lookup::Full => return self.give_up(waiting, DropReason::RouterNeighbourLimit),
+            Lookup::Ask => self.request(Request { iface: iface.id, addr: waiting.hop.next, mac: None }),
+            Lookup::Wait | Lookup::Mac(_) => {}
+        }
+        self.state.oldest = self.state.oldest.min(waiting.since + PATIENCE);
+        if let Some(old) = self.state.held.push(waiting) {
+            self.give_up(old, DropReason::RouterUnresolved);
+        }
+    }
+
+    fn give_up(&mut self, waiting: Waiting, reason: DropReason) {
+        // What the router made counts as generated once it is sent.
+        if waiting.made {
+            self.pool.put(waiting.packet);
+        } else {
+            self.lose(waiting.hop.iface, waiting.packet, reason);
+        }
+    }
+
+    fn unreachable(&mut self, iface: &'a Iface, waiting: Waiting) {
+        if !waiting.made
+            && let Some(ip) = Headers::parse(&waiting.packet)
+        {
+            self.complain(iface, &waiting.packet, &ip, Problem::Host);
+        }
+        self.give_up(waiting, DropReason::RouterUnreachable);
+    }
+
+    /// Looks at all packets that wait.
+    pub(crate) fn release(&mut self) {
+        self.state.oldest = u64::MAX;
+        for _ in 0..self.state.held.len() {
+            let Some(mut waiting) = self.state.held.pop() else { break };
+            let Some(iface) = self.tables.iface(waiting.hop.iface) else {
+                self.give_up(waiting, DropReason::RouterUnresolved);
+                continue;
+            };
+            let found = self.state.neighbours.resolve(self.now, waiting.hop.iface, waiting.hop.next);
+            match found {
+                Lookup::Mac(mac) => {
+                    build::link(waiting.packet.head_mut(), mac, iface.mac);
+                    self.sink.send(waiting.hop.iface, waiting.packet, waiting.made);
+                }
+                Lookup::Unreachable => self.unreachable(iface, waiting),
+                Lookup::Full => self.give_up(waiting, DropReason::RouterNeighbourLimit),
+                Lookup::Wait | Lookup::Ask => {
+                    if found == Lookup::Ask {
+                        self.request(Request { iface: iface.id, addr: waiting.hop.next, mac: None });
+                    }
+                    if self.now >= waiting.since + PATIENCE {
+                        self.unreachable(iface, waiting);
+                    } else {
+                        self.state.oldest = self.state.oldest.min(waiting.since + PATIENCE);
+                        self.state.held.keep(waiting);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks again for those that have not answered.
+    pub(crate) fn ask_again(&mut self) {
+        let neighbours = std::sync::Arc::clone(&self.state.neighbours);
+        neighbours.tick(self.now, |request| self.request(request));
+    }
+
+    /// Sends an ARP request or a neighbour solicitation.
+    pub(crate) fn request(&mut self, request: Request) {
+        let Some(iface) = self.tables.iface(request.iface) else { return };
+        let dst = request.mac;
+        let made = match request.addr {
+            IpAddr::V4(addr) => {
+                // The address in whose subnet the neighbour is (RFC 1122 §2.3.2.1 leaves the choice).
+                let near = iface.addresses.iter().find_map(|net| match net {
+                    ipnet::IpNet::V4(net) if net.contains(&addr) => Some(net.addr()),
+                    _ => None,
+                });
+                let Some(from) = near.or_else(|| iface.v4()) else { return };
+                let nobody = (MacAddr::default(), addr);
+                let dst = dst.unwrap_or(MacAddr::BROADCAST);
+                build::arp(build::ARP_REQUEST, dst, (iface.mac, from), nobody, self.pool)
+            }
+            IpAddr::V6(addr) => self.solicitation(iface, addr, dst),
+        };
+        self.send_made(iface.id, made);
+    }
+}
+
+/// Takes one off the TTL or hop limit (RFC 1812 §5.3.1), with the header checksum (RFC 1624).
+#[inline]
+fn decrement(head: &mut [u8], ip: &Headers) {
+    let l3 = usize::from(ip.l3);
+    match ip.version {
+        IpVersion::V4 => {
+            let (Some(old), Some(check)) = (read16(head, l3 + 8), read16(head, l3 + 10)) else { return };
+            let new = old.wrapping_sub(0x100);
+            write16(head, l3 + 8, new);
+            write16(head, l3 + 10, checksum::update(check, old, new));
+        }
+        IpVersion::V6 => {
+            if let Some(limit) = head.get_mut(l3 + 7) {
+                *limit = limit.wrapping_sub(1);
+            }
+        }
+    }
+}
