@@ -13,6 +13,7 @@ use trunkline_ports::afpacket::AfPacket;
 use trunkline_ports::null::NullTx;
 use trunkline_ports::replay::{Replay, ReplayConfig};
 use trunkline_ports::tap::{Tap, TapConfig};
+use trunkline_ports::underlay::{Datagrams, Family, UdpOptions, gre, udp_receivers, udp_senders};
 use trunkline_ports::{RecvStats, RxQueue, SendStats, TxQueue};
 
 struct Counting;
@@ -96,5 +97,47 @@ fn nothing_is_allocated_per_packet() {
             pool.put_all(&mut batch);
         });
         assert_eq!((n, sent.packets), (0, 96_000));
+
+        sockets_under_tunnels(&mut pool, &mut batch);
     });
+}
+
+/// Runs and single datagrams of a dozen source ports to ourselves.
+fn sockets_under_tunnels(pool: &mut Pool, batch: &mut Batch) {
+    let mut replay = Replay::new(vec![odd_frame(1, 1400)], ReplayConfig::default()).unwrap();
+    let (mut received, mut arrivals) = (RecvStats::default(), Vec::with_capacity(256));
+    let options =
+        UdpOptions { family: Family::V6, port: 4789, queues: 1, groups: Vec::new(), checksum6: false };
+    let udp = (udp_receivers(&options).unwrap().0.remove(0), udp_senders(Family::V6).unwrap(), "::1", 8);
+    let gre_ = gre(Family::V4).unwrap();
+    for (mut rx, tx, to, count) in [udp, (gre_.0, gre_.1, "127.0.0.1", 1)] {
+        let how = Datagrams {
+            dst: to.parse().unwrap(),
+            dst_port: 4789,
+            src: None,
+            interface: 0,
+            tos: 1,
+            ttl: 3,
+            df: true,
+            socket: 0,
+            first: 0,
+            count,
+            size: 1400,
+        };
+        let what: Vec<_> = (0..48)
+            .step_by(count)
+            .enumerate()
+            .map(|(i, first)| Datagrams { socket: i / 2, first, df: i % 5 != 0, ..how })
+            .collect();
+        let (mut sent, mut came) = (SendStats::default(), 0);
+        let n = allocations(|| {
+            let _ = replay.recv(pool, batch, 48, &mut received);
+            tx.send(pool, batch, &what, &mut sent);
+            let _ = rx.recv(pool, batch, &mut arrivals, 64, &mut received);
+            came += arrivals.len();
+            arrivals.clear();
+            pool.put_all(batch);
+        });
+        assert_eq!((n, sent.packets, came), (0, 96_000, 96_000 / count));
+    }
 }

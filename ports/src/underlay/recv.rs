@@ -216,3 +216,69 @@ fn strip_ipv4(packet: &mut Packet) -> Result<Arrival, DropReason> {
     };
     if packet.pull_front(len) { Ok(arrival) } else { Err(DropReason::Truncated) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    fn packet(bytes: &[u8]) -> Packet {
+        let mut pool = Pool::new(1, 1);
+        let mut p = pool.get();
+        p.set_bytes(bytes, &mut pool).unwrap();
+        p
+    }
+
+    #[test]
+    fn ipv4_headers_come_off_with_their_options() {
+        let mut header = vec![0x45, 0x2e, 0, 0, 0, 0, 0, 0, 9, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+        for options in [0, 4, 40] {
+            header[0] = 0x45 + (options / 4) as u8;
+            let mut p = packet(&[&header[..], &vec![1; options], b"gre"].concat());
+            let arrival = strip_ipv4(&mut p).unwrap();
+            assert_eq!((p.to_vec(), arrival.tos, arrival.ttl), (b"gre".to_vec(), 0x2e, 9));
+            assert_eq!(
+                (arrival.src.to_string(), arrival.dst.to_string()),
+                ("192.0.2.1".into(), "192.0.2.2".into())
+            );
+        }
+        // Shorter than its header says, and no header at all.
+        header[0] = 0x46;
+        assert_eq!(strip_ipv4(&mut packet(&header)), Err(DropReason::Truncated));
+        for first in [0x44, 0x40, 0x65, 0x00] {
+            header[0] = first;
+            assert_eq!(strip_ipv4(&mut packet(&header)), Err(DropReason::Truncated), "{first:x}");
+        }
+        for len in 0..20 {
+            assert_eq!(strip_ipv4(&mut packet(&header[..len])), Err(DropReason::Truncated), "{len}");
+        }
+    }
+
+    /// Datagrams of a local socket stand in for what no UDP socket brings: without addresses, and too long.
+    #[test]
+    fn what_makes_no_sense_is_counted_within_the_budget() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut rx = Receiver::new(Arc::new(ours.into()), Kind::Udp(4789));
+        let (mut pool, mut out, mut arrivals) = (Pool::new(64, 64), Batch::new(), Vec::new());
+        let mut stats = RecvStats::default();
+        for len in [0, 100, 3000, HEAD_ROOM + TAIL_ROOM, HEAD_ROOM + TAIL_ROOM + 1, 70_000] {
+            theirs.send(&vec![0; len]).unwrap();
+        }
+        let end = rx.recv(&mut pool, &mut out, &mut arrivals, 5, &mut stats);
+        assert!(matches!(end, RecvEnd::More));
+        let end = rx.recv(&mut pool, &mut out, &mut arrivals, 5, &mut stats);
+        assert!(matches!(end, RecvEnd::Drained));
+        assert_eq!((out.len(), arrivals.len(), stats.truncated, stats.oversize), (0, 0, 4, 2));
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_socket_is_fatal() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut rx = Receiver::new(Arc::new(file.into()), Kind::GreV6);
+        let (mut pool, mut stats) = (Pool::new(8, 8), RecvStats::default());
+        let end = rx.recv(&mut pool, &mut Batch::new(), &mut Vec::new(), 8, &mut stats);
+        assert!(matches!(end, RecvEnd::Failed { fatal: true, .. }));
+    }
+}

@@ -343,3 +343,60 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
         Some(if sent > 0 { Ok(sent as usize) } else { Err(io::Error::last_os_error()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::underlay::{Family, sock, udp::udp_senders_of};
+
+    /// A system that refuses UDP_SEGMENT: the kernel does so for sockets without checksums (EINVAL).
+    #[test]
+    fn where_segmentation_is_refused_runs_go_singly_and_it_is_remembered() {
+        let sender = udp_senders_of(Family::V4).unwrap();
+        for fd in sender.df.iter().chain(&sender.fragmenting) {
+            sock::set(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        }
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let mut pool = Pool::new(16, 16);
+        let mut send = |lens: &[usize]| {
+            let mut batch = Batch::new();
+            for (i, &len) in lens.iter().enumerate() {
+                let mut p = pool.get();
+                p.set_bytes(&vec![i as u8; len], &mut pool).unwrap();
+                batch.push(p);
+            }
+            let what = Datagrams {
+                dst: to.ip(),
+                dst_port: to.port(),
+                src: None,
+                interface: 0,
+                tos: 0,
+                ttl: 0,
+                df: true,
+                socket: 0,
+                first: 0,
+                count: lens.len(),
+                size: lens[0],
+            };
+            let mut stats = SendStats::default();
+            sender.send(&mut pool, &mut batch, &[what], &mut stats);
+            let mut buffer = [0; 4000];
+            // What is dropped is in front.
+            for i in lens.len() - stats.packets as usize..lens.len() {
+                let n = receiver.recv(&mut buffer).unwrap();
+                assert_eq!((n, buffer[0]), (lens[i], i as u8));
+            }
+            (stats.packets, stats.drops[DropReason::Mtu.index()], sender.pause.load(Relaxed))
+        };
+        assert_eq!(send(&[900, 900, 900, 900, 900, 900, 2500]), (7, 0, PAUSE), "refused, then singly");
+        assert_eq!(send(&[900, 900]), (2, 0, PAUSE - 1), "not tried again for a while");
+        // One that is too big for any message is no sign that segmentation is refused.
+        sender.pause.store(0, Relaxed);
+        assert_eq!(send(&[66_000, 900]), (1, 1, 0));
+    }
+}

@@ -199,10 +199,10 @@ fn membership(socket: &OwnedFd, (group, index): (IpAddr, u32), join: bool) -> io
 /// # Errors
 /// `Unsupported` when the system has no IPv6; when there are not enough descriptors or ports left.
 pub fn udp_senders(family: Family) -> io::Result<Arc<dyn DatagramTx>> {
-    Ok(Arc::new(senders(family)?))
+    Ok(Arc::new(udp_senders_of(family)?))
 }
 
-fn senders(family: Family) -> io::Result<Sender> {
+pub(super) fn udp_senders_of(family: Family) -> io::Result<Sender> {
     let pool = |df| (0..SENDERS).map(|_| sender(family, df).map(Arc::new)).collect::<io::Result<Vec<_>>>();
     Ok(Sender::new(pool(true)?, pool(false)?, true))
 }
