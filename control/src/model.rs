@@ -5,6 +5,9 @@
 
 pub mod keys;
 pub mod tunnel;
+pub mod l3;
+mod l3keys;
+pub(crate) mod objects;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -36,6 +39,21 @@ pub struct Desired {
     /// Bridges by name.
     #[serde(default, rename = "bridge", skip_serializing_if = "BTreeMap::is_empty")]
     pub bridges: BTreeMap<String, BridgeSpec>,
+    /// Gateways by the name of their bridge, or BRIDGE.VLAN.
+    #[serde(default, rename = "gateway", skip_serializing_if = "BTreeMap::is_empty")]
+    pub gateways: BTreeMap<String, l3::GatewaySpec>,
+    /// Uplinks by name.
+    #[serde(default, rename = "uplink", skip_serializing_if = "BTreeMap::is_empty")]
+    pub uplinks: BTreeMap<String, l3::UplinkSpec>,
+    /// Routes by name.
+    #[serde(default, rename = "route", skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<String, l3::RouteSpec>,
+    /// NAT rules by name.
+    #[serde(default, rename = "nat", skip_serializing_if = "BTreeMap::is_empty")]
+    pub nat: BTreeMap<String, l3::NatSpec>,
+    /// Settings of connection tracking; absent: the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ct: Option<l3::CtSpec>,
     /// Ports by name; names are unique in the daemon, not only in the bridge.
     #[serde(default, rename = "port", skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, PortSpec>,

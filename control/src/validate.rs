@@ -2,8 +2,13 @@
 //!
 //! What only the kernel can know (does the interface exist, is the namespace there) is not looked at here.
 
+mod gateway;
+pub(crate) mod l3;
+pub(crate) mod nat;
 mod port;
 mod tunnel;
+pub(crate) mod route;
+pub(crate) mod uplink;
 mod vlan;
 
 use std::collections::BTreeMap;
@@ -13,8 +18,13 @@ use trunkline_packet::MacAddr;
 use crate::model::{BridgeSpec, Desired, PortKind, PortSpec, StaticFdb};
 use crate::{Error, Result};
 
+pub use gateway::{gateway, gateway_place};
+pub use l3::ct;
+pub use nat::nat;
 pub use port::port;
 pub use tunnel::{mesh, untagged_only};
+pub use route::route;
+pub use uplink::uplink;
 pub use vlan::{parse_trunks, port_config, vlan_mode};
 
 /// Most ports of a daemon.
@@ -67,7 +77,8 @@ pub fn validate_edit(old: &Desired, desired: &Desired) -> Result<()> {
     }
     tunnel::meshes(desired)?;
     tunnel::tables(&old.expanded(|_| false), &desired.expanded(|_| false))?;
-    interfaces(old, desired)
+    interfaces(old, desired)?;
+    l3::check(old, desired)
 }
 
 /// Checks a bridge by itself.

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, de};
 use trunkline_packet::MacAddr;
 
 use super::tunnel::Inherit;
+pub use super::l3keys::L3Object;
+use super::l3keys;
 use super::{
     AfpacketSpec, HostSpec, InnerVlan, LinkSpec, MeshSpec, MeshType, OffloadMode, Owner, PortKind, PortSpec,
     ReplaySpec, StaticFdb, TapSpec, TunnelSpec, VlanMode,
@@ -23,6 +25,8 @@ use crate::{Error, Result};
 pub enum Object<'a> {
     /// All that is desired.
     Desired,
+    /// A gateway, uplink, route, NAT rule, or the settings of connection tracking.
+    L3(L3Object<'a>),
     /// The bridge of that name.
     Bridge(&'a str),
     /// The port of that name and type (empty: not known).
@@ -99,6 +103,7 @@ impl fmt::Display for Object<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Object::Desired => f.write_str("the top level"),
+            Object::L3(object) => object.fmt(f),
             Object::Bridge(name) => write!(f, "bridge {name}"),
             Object::Port(name, _) => write!(f, "port {name}"),
             Object::Fdb(bridge) => write!(f, "an fdb entry of bridge {bridge}"),
@@ -110,7 +115,8 @@ impl fmt::Display for Object<'_> {
 impl Object<'_> {
     fn keys(&self) -> Vec<&'static str> {
         match self {
-            Object::Desired => vec!["bridge", "port", "mesh"],
+            Object::Desired => vec!["bridge", "port", "mesh", "gateway", "uplink", "route", "nat", "ct"],
+            Object::L3(object) => object.keys(),
             Object::Bridge(_) => vec!["owner", "ageing", "max-macs", "fdb"],
             Object::Fdb(_) => vec!["mac", "vlan", "port", "remote"],
             Object::Port(_, kind) => typed(&[COMMON], TYPES, kind),
@@ -134,6 +140,9 @@ pub fn check(object: Object<'_>, key: &str) -> Result<()> {
     let keys = object.keys();
     if keys.contains(&key) {
         return Ok(());
+    }
+    if let Object::L3(object) = object {
+        object.check_type(key)?;
     }
     let types = match object {
         Object::Port(name, kind) => Some((name, kind, "port", TYPES)),
@@ -182,6 +191,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 pub fn check_desired(value: &serde_json::Value) -> Result<()> {
     let Some(map) = value.as_object() else { return Ok(()) };
     map.keys().try_for_each(|k| check(Object::Desired, k))?;
+    l3keys::check_desired(map)?;
     let objects = |key: &str| map.get(key).and_then(|v| v.as_object()).into_iter().flatten();
     objects("bridge").try_for_each(|(name, spec)| check_bridge(name, spec))?;
     objects("port").try_for_each(|(name, spec)| check_port(name, spec))?;
@@ -467,7 +477,7 @@ impl From<FdbKeys> for StaticFdb {
 }
 
 /// One spelling for each address, so that equal ones compare equal. What is none is left for validation.
-fn canonical_mac(text: &str) -> String {
+pub(super) fn canonical_mac(text: &str) -> String {
     text.parse().map_or_else(|_| text.to_owned(), |mac: MacAddr| mac.to_string())
 }
 

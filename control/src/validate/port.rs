@@ -63,7 +63,7 @@ pub(super) fn check(name: &str, spec: &PortSpec) -> Result<()> {
 }
 
 /// The name of an interface that is made.
-fn interface_name(port: &str, ifname: Option<&str>) -> Result<()> {
+pub(super) fn interface_name(port: &str, ifname: Option<&str>) -> Result<()> {
     let ifname = match ifname {
         Some(ifname) => ifname,
         None if port.len() > MAX_IFNAME => {
@@ -131,7 +131,7 @@ fn labels(spec: &PortSpec) -> Result<()> {
     Ok(())
 }
 
-fn link(link: &LinkSpec) -> Result<()> {
+pub(super) fn link(link: &LinkSpec) -> Result<()> {
     if let Some(mac) = &link.mac {
         station_mac(mac)?;
     }
@@ -156,7 +156,7 @@ fn link(link: &LinkSpec) -> Result<()> {
     mtu(link)
 }
 
-fn address(net: &IpNet) -> Result<()> {
+pub(super) fn address(net: &IpNet) -> Result<()> {
     let addr = net.addr();
     let bad = |why: &str| {
         Err(Error::invalid(format!("address {net} {why}")).hint("give the interface's own address"))
