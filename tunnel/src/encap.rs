@@ -27,11 +27,14 @@ pub struct SendInfo {
     pub hash: u32,
 }
 
+/// The first dynamic port.
+pub(crate) const FIRST_SOURCE_PORT: u16 = 49152;
+
 impl SendInfo {
     /// The UDP source port: entropy from the inner flow, of the dynamic range (RFC 7348 §5, RFC 8926 §3.3).
     #[inline]
     pub const fn source_port(&self) -> u16 {
-        49152 | self.hash as u16 & 0x3fff
+        FIRST_SOURCE_PORT | self.hash as u16 & 0x3fff
     }
 
     /// The outer IPv6 flow label, for the same purpose (RFC 6438).

@@ -5,6 +5,7 @@ pub mod icmp;
 pub mod mss;
 pub mod path;
 pub mod probe;
+pub mod report;
 
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::headers::{IPV4_HLEN, IPV6_HLEN, UDP_HLEN};
