@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 use trunkline_packet::DropReason;
-use trunkline_ports::RecvStats;
+use trunkline_ports::{RecvStats, SendStats};
 
 /// A sum over all workers at one moment. Packets are internal ones: a superframe counts once, coalesced
 /// frames count as received singly, then all but one as absorbed. When a port is quiet,
-/// over all ports `rx_packets + replicated = tx_packets + absorbed + sum(drops)`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// over all ports and the underlay
+/// `rx_packets + generated + replicated = tx_packets + absorbed + sum(drops)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortCounters {
     /// Packets received, those dropped at once included.
     pub rx_packets: u64,
@@ -25,14 +26,31 @@ pub struct PortCounters {
     pub tx_frames: u64,
     /// Copies made of packets received here, beyond the first.
     pub replicated: u64,
-    /// Packets merged into another on the way out here.
+    /// Packets that the switch made itself: errors about packets too big for a tunnel, liveness packets.
+    pub generated: u64,
+    /// Packets merged into another on the way out here, or taken in by the switch itself.
     pub absorbed: u64,
     /// Drops by [`DropReason::index`].
     pub drops: [u64; DropReason::COUNT],
 }
 
+impl Default for PortCounters {
+    fn default() -> PortCounters {
+        PortCounters {
+            rx_packets: 0,
+            rx_bytes: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+            tx_frames: 0,
+            replicated: 0,
+            generated: 0,
+            absorbed: 0,
+            drops: [0; DropReason::COUNT],
+        }
+    }
+}
+
 /// One worker's part of one port's counters.
-#[derive(Default)]
 pub(crate) struct Shard {
     pub(crate) rx_packets: Counter,
     pub(crate) rx_bytes: Counter,
@@ -40,8 +58,25 @@ pub(crate) struct Shard {
     pub(crate) tx_bytes: Counter,
     pub(crate) tx_frames: Counter,
     pub(crate) replicated: Counter,
+    pub(crate) generated: Counter,
     pub(crate) absorbed: Counter,
     drops: [Counter; DropReason::COUNT],
+}
+
+impl Default for Shard {
+    fn default() -> Shard {
+        Shard {
+            rx_packets: Counter::default(),
+            rx_bytes: Counter::default(),
+            tx_packets: Counter::default(),
+            tx_bytes: Counter::default(),
+            tx_frames: Counter::default(),
+            replicated: Counter::default(),
+            generated: Counter::default(),
+            absorbed: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+        }
+    }
 }
 
 /// A counter with one writer and any number of readers.
@@ -66,6 +101,24 @@ impl Shard {
         self.drops[reason.index()].add(n);
     }
 
+    /// Counts one packet that was dropped as soon as it was received.
+    pub(crate) fn received_and_dropped(&self, reason: DropReason) {
+        self.rx_packets.add(1);
+        self.drop(reason, 1);
+    }
+
+    /// Counts what became of `offered` packets, which may have been cut into more frames.
+    pub(crate) fn count_sent(&self, offered: u64, stats: &SendStats) {
+        self.tx_frames.add(stats.packets);
+        self.tx_bytes.add(stats.bytes);
+        let mut lost = 0;
+        for (reason, &n) in DropReason::ALL.iter().zip(&stats.drops).filter(|(_, n)| **n > 0) {
+            self.drop(*reason, u64::from(n));
+            lost += u64::from(n);
+        }
+        self.tx_packets.add(offered.saturating_sub(lost));
+    }
+
     /// Counts what the port met but could not hand over: received, then dropped.
     pub(crate) fn count_unusable(&self, stats: &RecvStats) {
         let reasons = [
@@ -82,13 +135,18 @@ impl Shard {
     }
 }
 
-/// The counters of one port: a shard for each worker.
+/// The counters of one port: a shard for each worker, and one for what the engine's own thread sends.
 #[derive(Clone)]
 pub(crate) struct Shards(Arc<[CachePadded<Shard>]>);
 
 impl Shards {
     pub(crate) fn new(workers: usize) -> Shards {
-        Shards((0..workers).map(|_| CachePadded::default()).collect())
+        Shards((0..=workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// The shard of the engine's own thread.
+    pub(crate) fn own(&self) -> &Shard {
+        &self.0[self.0.len() - 1]
     }
 
     #[inline]
@@ -105,6 +163,7 @@ impl Shards {
             sum.tx_bytes += s.tx_bytes.get();
             sum.tx_frames += s.tx_frames.get();
             sum.replicated += s.replicated.get();
+            sum.generated += s.generated.get();
             sum.absorbed += s.absorbed.get();
             for (total, part) in sum.drops.iter_mut().zip(&s.drops) {
                 *total += part.get();

@@ -8,7 +8,8 @@ use trunkline_packet::{Batch, Checksum, DropReason, GsoKind, Packet, Pool, PortI
 use trunkline_ports::{SendStats, TxQueue};
 
 use crate::counters::Shard;
-use crate::snapshot::{PortView, Snapshot};
+use crate::snapshot::{Backend, PortView, Queues, Snapshot};
+use crate::tunnel::egress::{Encapsulate, Scratch};
 
 /// Packets decided on and not yet sent, by egress port.
 pub(crate) struct EgressQueues {
@@ -18,6 +19,7 @@ pub(crate) struct EgressQueues {
     dirty: Vec<PortId>,
     ready: Batch,
     segments: Batch,
+    tunnels: Scratch,
 }
 
 /// Room made for a queue when its port first appears.
@@ -30,6 +32,7 @@ impl EgressQueues {
             dirty: Vec::new(),
             ready: Batch::with_capacity(QUEUE_ROOM),
             segments: Batch::with_capacity(QUEUE_ROOM),
+            tunnels: Scratch::new(),
         }
     }
 
@@ -38,6 +41,7 @@ impl EgressQueues {
         if self.queues.len() < count {
             self.queues.resize_with(count, Batch::new);
             self.dirty.reserve(count);
+            self.tunnels.resize(count);
         }
     }
 
@@ -47,6 +51,7 @@ impl EgressQueues {
         self.dirty.clear();
         self.ready.clear();
         self.segments.clear();
+        self.tunnels.clear();
     }
 
     #[inline]
@@ -58,46 +63,81 @@ impl EgressQueues {
         queue.push(packet);
     }
 
-    /// Sends everything that is queued.
-    pub(crate) fn flush(&mut self, snapshot: &Snapshot, worker: usize, pool: &mut Pool) {
+    /// Sends everything that is queued, `now` seconds on the engine's clock.
+    pub(crate) fn flush(&mut self, snapshot: &Snapshot, worker: usize, now: u32, pool: &mut Pool) {
+        self.flush_queues(snapshot, worker, now, pool);
+        if !self.tunnels.replies.is_empty() {
+            self.queue_replies(snapshot, worker, pool);
+            // No error is made about an error, so this was the last time.
+            self.flush_queues(snapshot, worker, now, pool);
+        }
+    }
+
+    fn flush_queues(&mut self, snapshot: &Snapshot, worker: usize, now: u32, pool: &mut Pool) {
         for port in self.dirty.drain(..) {
             let batch = &mut self.queues[port.index()];
-            match snapshot.port(port) {
-                Some(view) => {
-                    let mut egress = Egress {
-                        shard: view.shards.of(worker),
-                        view,
-                        worker,
-                        pool,
-                        ready: &mut self.ready,
-                        segments: &mut self.segments,
-                    };
-                    egress.send_all(batch);
+            // Decisions and queues are of one snapshot, so there is always a port.
+            let Some(view) = snapshot.port(port) else {
+                pool.put_all(batch);
+                continue;
+            };
+            let shard = view.shards.of(worker);
+            match &view.backend {
+                Backend::Down => {
+                    shard.drop(DropReason::EgressDown, batch.len() as u64);
+                    pool.put_all(batch);
                 }
-                // Decisions and queues are of one snapshot, so this does not happen.
-                None => pool.put_all(batch),
+                Backend::Queues(queues) => {
+                    let (ready, segments) = (&mut self.ready, &mut self.segments);
+                    Egress { shard, view, queues, pool, ready, segments }.send_all(batch, worker);
+                }
+                Backend::Tunnel(tunnel) => {
+                    let ageing = snapshot.bridge_of(view).map_or(0, |bridge| bridge.config().ageing);
+                    let scratch = &mut self.tunnels;
+                    Encapsulate { view: tunnel, shard, now, ageing, pool, scratch }.send_all(batch);
+                }
             }
         }
+    }
+
+    /// Queues the errors that the last round made for the ports they answer.
+    #[cold]
+    fn queue_replies(&mut self, snapshot: &Snapshot, worker: usize, pool: &mut Pool) {
+        let mut replies = std::mem::take(&mut self.tunnels.replies);
+        for reply in replies.drain(..) {
+            let (by, to, mut packet) = (reply.by, reply.to, reply.packet);
+            let view = snapshot.port(by);
+            let made = view.and_then(|view| Some((view, snapshot.bridge_of(view)?)));
+            match made.map(|(view, bridge)| (view, bridge.answer(by, to, &mut packet, pool))) {
+                Some((view, true)) => {
+                    view.shards.of(worker).generated.add(1);
+                    self.push(to, packet);
+                }
+                _ => pool.put(packet),
+            }
+        }
+        self.tunnels.replies = replies;
     }
 }
 
 struct Egress<'a> {
     view: &'a PortView,
+    queues: &'a Queues,
     shard: &'a Shard,
-    worker: usize,
     pool: &'a mut Pool,
     ready: &'a mut Batch,
     segments: &'a mut Batch,
 }
 
 impl Egress<'_> {
-    fn send_all(&mut self, batch: &mut Batch) {
-        let Some(queue) = self.view.tx.get(self.worker) else {
+    fn send_all(&mut self, batch: &mut Batch, worker: usize) {
+        let Some(queue) = self.queues.tx.get(worker) else {
             self.shard.drop(DropReason::EgressDown, batch.len() as u64);
             return self.pool.put_all(batch);
         };
         let queue = &**queue;
-        if batch.len() > 1 && self.view.caps.uso && self.view.caps.tso && queue.likes_superframes() {
+        let caps = self.queues.caps;
+        if batch.len() > 1 && caps.uso && caps.tso && queue.likes_superframes() {
             let absorbed = trunkline_packet::coalesce::coalesce(batch, self.pool);
             if absorbed > 0 {
                 self.shard.absorbed.add(absorbed as u64);
@@ -122,7 +162,7 @@ impl Egress<'_> {
             return self.lose(packet, reason);
         }
         let offload = &packet.meta().offload;
-        let caps = self.view.caps;
+        let caps = self.queues.caps;
         let must_segment = offload.gso.kind != GsoKind::None
             && (!caps.gso(offload.gso.kind) || (!caps.tunnel_gso && is_encapsulated(&packet)));
         if must_segment {
@@ -144,7 +184,7 @@ impl Egress<'_> {
     }
 
     fn send_segmented(&mut self, packet: Packet, queue: &dyn TxQueue) {
-        if let Err(reason) = segment::segment(packet, self.pool, self.segments, !self.view.caps.csum) {
+        if let Err(reason) = segment::segment(packet, self.pool, self.segments, !self.queues.caps.csum) {
             return self.shard.drop(reason, 1);
         }
         let mut stats = SendStats::default();
@@ -165,17 +205,7 @@ impl Egress<'_> {
         let offered = self.ready.len() as u64;
         let mut stats = SendStats::default();
         queue.send(self.pool, self.ready, &mut stats);
-        self.shard.tx_packets.add(stats.packets);
-        self.shard.tx_frames.add(stats.packets);
-        self.shard.tx_bytes.add(stats.bytes);
-        if stats.packets < offered {
-            for reason in DropReason::ALL {
-                let n = stats.drops[reason.index()];
-                if n > 0 {
-                    self.shard.drop(*reason, u64::from(n));
-                }
-            }
-        }
+        self.shard.count_sent(offered, &stats);
     }
 }
 

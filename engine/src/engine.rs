@@ -2,6 +2,7 @@
 //! waits until every worker runs on it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,11 +13,16 @@ use parking_lot::Mutex;
 use trunkline_packet::PortId;
 use trunkline_ports::{RxQueue, TxCaps, TxQueue};
 use trunkline_switch::{Bridge, BridgeConfig, Fdb, PortConfig};
+use trunkline_tunnel::Tunnels;
 
-use crate::PortCounters;
 use crate::counters::Shards;
-use crate::snapshot::{PortView, Snapshot};
-use crate::worker::{self, Command, Handle, Setup};
+use crate::snapshot::{Backend, PortView, Queues, Snapshot};
+use crate::stages::Stages;
+use crate::tunnel::liveness::Liveness;
+use crate::tunnel::setup::TunnelState;
+use crate::tunnel::sockets::Sockets;
+use crate::worker::{self, Command, Handle, Setup, Source};
+use crate::{KernelSockets, OpenSockets, PortCounters};
 
 /// How workers run.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +57,24 @@ pub enum EngineEvent {
         /// Which.
         port: PortId,
     },
+    /// The far end of a tunnel is heard, or counts as dead.
+    PeerChanged {
+        /// The tunnel's port.
+        port: PortId,
+        /// The far end.
+        remote: IpAddr,
+        /// Frames are sent there.
+        up: bool,
+    },
+    /// What the path to a tunnel's far end takes was found by trying.
+    PathMtu {
+        /// The tunnel's port.
+        port: PortId,
+        /// The far end.
+        remote: IpAddr,
+        /// The longest outer IP packet that arrives, bytes.
+        mtu: u16,
+    },
 }
 
 /// The descriptors of a port.
@@ -65,25 +89,30 @@ pub struct PortIo {
 /// worker's next batch on; those that change or take away something return when every worker has taken it up,
 /// after a batch at most.
 pub struct Engine {
-    state: Mutex<State>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    workers: Vec<Mutex<Handle>>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) workers: Vec<Mutex<Handle>>,
     events: Receiver<EngineEvent>,
     /// Queues that workers have let go of.
-    graveyard: Receiver<Box<dyn RxQueue>>,
+    graveyard: Receiver<Source>,
     clock: Instant,
+    /// What came in by sockets under tunnels and belongs to none.
+    underlay: Shards,
+    pub(crate) liveness: Mutex<Liveness>,
 }
 
-#[derive(Default)]
-struct State {
+pub(crate) struct State {
     epoch: u64,
     next_bridge: u32,
     bridges: Vec<Option<BridgeState>>,
-    ports: Vec<Option<PortState>>,
+    pub(crate) ports: Vec<Option<PortState>>,
     /// Earlier snapshots that a worker may still refer to.
     retired: Vec<Arc<Snapshot>>,
-    /// Receive queues owned by each worker.
-    load: Vec<usize>,
+    /// Receive queues and sockets owned by each worker.
+    pub(crate) load: Vec<usize>,
+    pub(crate) sockets: Sockets,
+    /// All tunnels over kernel sockets.
+    pub(crate) tunnels: Arc<Tunnels>,
 }
 
 struct BridgeState {
@@ -92,12 +121,13 @@ struct BridgeState {
     fdb: Arc<Fdb>,
 }
 
-struct PortState {
+pub(crate) struct PortState {
     bridge: BridgeId,
-    config: PortConfig,
-    view: PortView,
+    pub(crate) config: PortConfig,
+    pub(crate) view: PortView,
     /// Workers that own its receive queues, one entry per queue.
     owners: Vec<usize>,
+    pub(crate) tunnel: Option<TunnelState>,
 }
 
 impl Engine {
@@ -106,6 +136,14 @@ impl Engine {
     /// # Errors
     /// When a thread or an event queue cannot be made.
     pub fn start(config: EngineConfig) -> io::Result<Engine> {
+        Engine::start_with(config, Arc::new(KernelSockets::default()))
+    }
+
+    /// The same, with other sockets under tunnels than the kernel's.
+    ///
+    /// # Errors
+    /// When a thread or an event queue cannot be made.
+    pub fn start_with(config: EngineConfig, opener: Arc<dyn OpenSockets>) -> io::Result<Engine> {
         let cpus = allowed_cpus();
         let count = match config.workers {
             0 => (cpus.len() / 2).clamp(1, 4),
@@ -115,6 +153,8 @@ impl Engine {
         let clock = Instant::now();
         let (sender, events): (Sender<EngineEvent>, _) = crossbeam::channel::unbounded();
         let (gravedigger, graveyard) = crossbeam::channel::unbounded();
+        let underlay = Shards::new(count);
+        let liveness = Liveness::new(sender.clone(), Arc::clone(&snapshot), Arc::clone(&opener), clock);
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
             let cpu = cpus.iter().rev().cycle().nth(index).filter(|_| config.pin);
@@ -122,14 +162,25 @@ impl Engine {
                 index,
                 events: sender.clone(),
                 graveyard: gravedigger.clone(),
+                stages: Stages::new(index, clock, underlay.clone(), liveness.sender()),
                 snapshot: Arc::clone(&snapshot),
                 clock,
                 spin: Duration::from_micros(u64::from(config.spin_us)),
                 cpu: cpu.copied(),
             })?));
         }
-        let state = Mutex::new(State { load: vec![0; count], ..State::default() });
-        Ok(Engine { state, snapshot, workers, events, graveyard, clock })
+        let state = Mutex::new(State {
+            epoch: 0,
+            next_bridge: 0,
+            bridges: Vec::new(),
+            ports: Vec::new(),
+            retired: Vec::new(),
+            load: vec![0; count],
+            sockets: Sockets::new(opener),
+            tunnels: Arc::default(),
+        });
+        let liveness = Mutex::new(liveness);
+        Ok(Engine { state, snapshot, workers, events, graveyard, clock, underlay, liveness })
     }
 
     /// How many workers run.
@@ -137,7 +188,7 @@ impl Engine {
         self.workers.len() as u16
     }
 
-    /// Failures and recoveries of ports, in order.
+    /// Failures and recoveries of ports and peers, in order.
     pub fn events(&self) -> &Receiver<EngineEvent> {
         &self.events
     }
@@ -196,12 +247,11 @@ impl Engine {
         config.id = id;
         let view = PortView {
             bridge: bridge_slot,
-            tx: Vec::new(),
-            caps: TxCaps::NONE,
+            backend: Backend::Down,
             mtu,
             shards: Shards::new(self.workers.len()),
         };
-        state.ports[slot] = Some(PortState { bridge, config, view, owners: Vec::new() });
+        state.ports[slot] = Some(PortState { bridge, config, view, owners: Vec::new(), tunnel: None });
         self.publish(state);
         Some(id)
     }
@@ -213,10 +263,12 @@ impl Engine {
         config.id = port;
         p.config = config;
         p.view.mtu = mtu;
+        // It says which VLAN untagged frames are in.
+        state.refresh(port);
         self.publish_and_wait(state);
     }
 
-    /// Gives a port its descriptors, in place of the old ones if it had any. `software_offload`: segment and
+    /// Gives a port its descriptors, in place of the old ones or of its tunnel. `software_offload`: segment and
     /// complete checksums here whatever the port can take.
     ///
     /// # Errors
@@ -230,24 +282,25 @@ impl Engine {
         let Some(first) = io.tx.first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a port needs a queue to send on"));
         };
-        p.view.caps = if software_offload { TxCaps::NONE } else { first.caps() };
+        let caps = if software_offload { TxCaps::NONE } else { first.caps() };
         for _ in &io.rx {
             let worker = least_loaded(&state.load);
             state.load[worker] += 1;
             p.owners.push(worker);
         }
         p.owners.sort_unstable();
-        p.view.tx = (0..self.workers.len())
+        let tx = (0..self.workers.len())
             .map(|w| Arc::clone(&io.tx[send_queue(&p.owners, w, io.tx.len())]))
             .collect();
-        for (queue, &worker) in io.rx.into_iter().zip(&p.owners) {
-            self.command(worker, Command::Add { port, queue });
+        p.view.backend = Backend::Queues(Queues { tx, caps });
+        for (rx, &worker) in io.rx.into_iter().zip(&p.owners) {
+            self.command(worker, Command::Add { source: Source::Port { port, rx } });
         }
         self.publish(state);
         Ok(())
     }
 
-    /// Takes a port's descriptors away and drops them; it stays configured, down. Its learned addresses are
+    /// Takes a port's descriptors or its tunnel away and drops them; it stays configured, down. Its learned addresses are
     /// flushed.
     pub fn detach_port(&self, port: PortId) {
         let state = &mut *self.state.lock();
@@ -280,8 +333,14 @@ impl Engine {
         }
     }
 
+    /// What came in by the sockets under tunnels and belongs to none: received, and dropped for a reason.
+    pub fn underlay_counters(&self) -> PortCounters {
+        self.underlay.sum()
+    }
+
     /// Stops the workers and drops every descriptor. Also done when the engine is dropped.
     pub fn stop(&self) {
+        self.liveness.lock().stop();
         for worker in &self.workers {
             let mut handle = worker.lock();
             if let Some(thread) = handle.thread.take() {
@@ -295,14 +354,16 @@ impl Engine {
         self.snapshot.store(Arc::new(Snapshot::default()));
     }
 
-    /// Takes the queues of a port away from their workers. When it returns, nobody refers to them.
+    /// Takes the queues of a port away from their workers, or its tunnel. When it returns, nobody refers to them.
     fn release_queues(&self, state: &mut State, port: PortId) {
         let Some(p) = state.port(port) else { return };
-        if p.owners.is_empty() && p.view.tx.is_empty() {
+        if p.tunnel.is_some() {
+            return self.release_tunnel(state, port);
+        }
+        if matches!(p.view.backend, Backend::Down) {
             return;
         }
-        p.view.tx = Vec::new();
-        p.view.caps = TxCaps::NONE;
+        p.view.backend = Backend::Down;
         for worker in std::mem::take(&mut p.owners) {
             state.load[worker] -= 1;
             self.command(worker, Command::Remove { port });
@@ -310,13 +371,13 @@ impl Engine {
         self.publish_and_wait(state);
     }
 
-    fn command(&self, worker: usize, command: Command) {
+    pub(crate) fn command(&self, worker: usize, command: Command) {
         // Fails only for a worker that has ended, which owns nothing.
         let _ = self.workers[worker].lock().commands.send(command);
     }
 
     /// Makes the state the one workers run on from their next batch on. Enough for what is only added.
-    fn publish(&self, state: &mut State) {
+    pub(crate) fn publish(&self, state: &mut State) {
         state.epoch += 1;
         state.retired.push(self.snapshot.swap(Arc::new(state.snapshot())));
         for worker in &self.workers {
@@ -327,7 +388,7 @@ impl Engine {
     }
 
     /// The same, and waits until nobody refers to anything older: for what is changed or taken away.
-    fn publish_and_wait(&self, state: &mut State) {
+    pub(crate) fn publish_and_wait(&self, state: &mut State) {
         self.publish(state);
         self.wait(state.epoch);
         // This may close descriptors.
@@ -362,8 +423,15 @@ impl State {
         self.bridges.iter().position(|b| b.as_ref().is_some_and(|b| b.id == id))
     }
 
-    fn port(&mut self, id: PortId) -> Option<&mut PortState> {
+    pub(crate) fn port(&mut self, id: PortId) -> Option<&mut PortState> {
         self.ports.get_mut(id.index())?.as_mut()
+    }
+
+    /// Seconds that addresses learned on the bridge of a port are good for.
+    pub(crate) fn ageing_of(&self, port: PortId) -> u32 {
+        let bridge = self.ports.get(port.index()).and_then(|p| p.as_ref()).map(|p| p.bridge);
+        let bridge = self.bridges.iter().flatten().find(|b| Some(b.id) == bridge);
+        bridge.map_or(0, |b| b.config.ageing)
     }
 
     fn fdb_of(&self, port: PortId) -> Option<Arc<Fdb>> {
@@ -380,7 +448,8 @@ impl State {
             Some(Arc::new(Bridge::new(b.config.clone(), Arc::clone(&b.fdb), ports)))
         });
         let ports = self.ports.iter().map(|p| p.as_ref().map(|p| p.view.clone()));
-        Snapshot { epoch: self.epoch, ports: ports.collect(), bridges: bridges.collect() }
+        let tunnels = Arc::clone(&self.tunnels);
+        Snapshot { epoch: self.epoch, ports: ports.collect(), bridges: bridges.collect(), tunnels }
     }
 }
 
@@ -391,7 +460,7 @@ fn free_slot<T>(slots: &mut Vec<Option<T>>) -> usize {
     })
 }
 
-fn least_loaded(load: &[usize]) -> usize {
+pub(crate) fn least_loaded(load: &[usize]) -> usize {
     (0..load.len()).min_by_key(|&w| load[w]).unwrap_or(0)
 }
 

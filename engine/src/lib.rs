@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! RxQueue ──recv──▶ batch ──▶ ingress (offload sane? tag into metadata) ──▶ Bridge::forward
+//! DatagramRx ─recv─▶ decapsulate ──▶ by tunnel port ─────────────────────────▶   │
 //!                                                                                │
-//! TxQueue ◀──send── egress (MTU, coalesce, tag into bytes, segment, checksum) ◀──┘ per-egress batches
+//! TxQueue ◀──send── egress (MTU, coalesce, tag into bytes, segment, checksum) ◀──┤ per-egress batches
+//! DatagramTx ◀─send── (inner MTU, MSS, remotes, encapsulate) ◀───────────────────┘
 //! ```
 //!
 //! Alone knows threads. The control plane talks to [`Engine`].
@@ -12,7 +14,11 @@ pub mod counters;
 mod egress;
 mod engine;
 mod snapshot;
+mod stages;
+mod tunnel;
 mod worker;
 
 pub use counters::PortCounters;
 pub use engine::{BridgeId, Engine, EngineConfig, EngineEvent, PortIo};
+pub use tunnel::sockets::{KernelSockets, OpenSockets, Opened};
+pub use tunnel::{BfdOptions, PeerStatus, TunnelConfig, TunnelError, Underlay};

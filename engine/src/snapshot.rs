@@ -5,8 +5,11 @@ use std::sync::Arc;
 use trunkline_packet::PortId;
 use trunkline_ports::{TxCaps, TxQueue};
 use trunkline_switch::Bridge;
+use trunkline_tunnel::Tunnels;
 
 use crate::counters::Shards;
+use crate::tunnel::sockets::SocketId;
+use crate::tunnel::view::TunnelView;
 
 /// One version of the configuration, numbered.
 #[derive(Default)]
@@ -17,6 +20,8 @@ pub(crate) struct Snapshot {
     pub(crate) ports: Vec<Option<PortView>>,
     /// By slot, as [`PortView::bridge`] refers to them.
     pub(crate) bridges: Vec<Option<Arc<Bridge>>>,
+    /// Which tunnel a datagram of the kernel's sockets belongs to.
+    pub(crate) tunnels: Arc<Tunnels>,
 }
 
 impl Snapshot {
@@ -28,8 +33,19 @@ impl Snapshot {
     /// How many copies of one frame from this port a flood can make, at most.
     #[inline]
     pub(crate) fn fanout(&self, id: PortId) -> usize {
-        let bridge = self.port(id).and_then(|p| self.bridges.get(p.bridge)?.as_ref());
-        bridge.map_or(0, |b| b.ports().len())
+        self.port(id).and_then(|view| self.bridge_of(view)).map_or(0, |bridge| bridge.ports().len())
+    }
+
+    /// The tunnel ports that use this set of sockets.
+    pub(crate) fn tunnels_by(&self, id: SocketId) -> impl Iterator<Item = PortId> {
+        let tunnels = self.ports.iter().flatten().filter_map(PortView::tunnel);
+        tunnels.filter(move |tunnel| tunnel.socket == id).map(|tunnel| tunnel.endpoint().port)
+    }
+
+    /// The bridge of a port.
+    #[inline]
+    pub(crate) fn bridge_of(&self, view: &PortView) -> Option<&Bridge> {
+        self.bridges.get(view.bridge)?.as_deref()
     }
 }
 
@@ -38,12 +54,41 @@ impl Snapshot {
 pub(crate) struct PortView {
     /// Slot in [`Snapshot::bridges`].
     pub(crate) bridge: usize,
-    /// The queue each worker sends on; empty while the port is down.
-    pub(crate) tx: Vec<Arc<dyn TxQueue>>,
-    /// What the egress takes without help.
-    pub(crate) caps: TxCaps,
-    /// Largest L2 payload sent here, bytes.
+    /// Where frames for it go.
+    pub(crate) backend: Backend,
+    /// Largest L2 payload sent here, bytes. A tunnel has its own.
     pub(crate) mtu: u32,
     /// Its counters.
     pub(crate) shards: Shards,
+}
+
+impl PortView {
+    /// The tunnel, if it is one's port.
+    #[inline]
+    pub(crate) fn tunnel(&self) -> Option<&TunnelView> {
+        match &self.backend {
+            Backend::Tunnel(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+}
+
+/// What is behind a port.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    /// Nothing at the moment.
+    Down,
+    /// Descriptors.
+    Queues(Queues),
+    /// The far ends of a tunnel.
+    Tunnel(Arc<TunnelView>),
+}
+
+/// The sending side of a port with descriptors.
+#[derive(Clone)]
+pub(crate) struct Queues {
+    /// The queue each worker sends on.
+    pub(crate) tx: Vec<Arc<dyn TxQueue>>,
+    /// What the egress takes without help.
+    pub(crate) caps: TxCaps,
 }

@@ -8,28 +8,31 @@ use std::io;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId, tag};
+use trunkline_packet::PortId;
+use trunkline_ports::underlay::DatagramRx;
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
-use trunkline_switch::Sink;
 
 use crate::EngineEvent;
-use crate::counters::Shard;
-use crate::egress::EgressQueues;
 use crate::snapshot::Snapshot;
+use crate::stages::Stages;
+use crate::tunnel::ingress::BUDGET;
+use crate::tunnel::sockets::SocketId;
 
 /// What the control plane tells a worker.
 pub(crate) enum Command {
-    /// Own this queue from now on.
-    Add { port: PortId, queue: Box<dyn RxQueue> },
+    /// Own this from now on.
+    Add { source: Source },
     /// Let go of every queue of the port.
     Remove { port: PortId },
+    /// Let go of every socket of the set.
+    RemoveUnderlay { id: SocketId },
     /// End.
     Stop,
 }
@@ -44,13 +47,6 @@ pub(crate) struct Handle {
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// Free heads and tails a worker keeps (about 2 KiB and 64 KiB each, made on demand).
-const KEEP_HEADS: usize = MAX_IN_FLIGHT;
-const KEEP_TAILS: usize = 160;
-
-/// Most packets in flight at once, counting the copies of floods: bounds memory.
-const MAX_IN_FLIGHT: usize = 8192;
-
 /// How often an otherwise idle worker wakes to age the tables and to look at every queue.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -59,9 +55,30 @@ const SWEEP_BUCKETS: usize = 4096;
 
 const WAKE: Token = Token(usize::MAX);
 
+/// What a worker receives from.
+pub(crate) enum Source {
+    /// A queue of a port.
+    Port { port: PortId, rx: Box<dyn RxQueue> },
+    /// A socket under tunnels.
+    Underlay {
+        id: SocketId,
+        rx: Box<dyn DatagramRx>,
+        /// Set when it is let go of for a failure.
+        broken: Arc<AtomicBool>,
+    },
+}
+
+impl Source {
+    fn poll_fd(&self) -> Option<RawFd> {
+        match self {
+            Source::Port { rx, .. } => rx.poll_fd(),
+            Source::Underlay { rx, .. } => Some(rx.poll_fd()),
+        }
+    }
+}
+
 struct Queue {
-    port: PortId,
-    rx: Box<dyn RxQueue>,
+    source: Source,
     /// What epoll knows it by.
     fd: Option<RawFd>,
     /// May have frames: in `Worker::ready`.
@@ -76,7 +93,7 @@ pub(crate) struct Worker {
     poll: Poll,
     commands: Receiver<Command>,
     events_out: Sender<EngineEvent>,
-    graveyard: Sender<Box<dyn RxQueue>>,
+    graveyard: Sender<Source>,
     epoch: Arc<AtomicU64>,
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     clock: Instant,
@@ -86,10 +103,7 @@ pub(crate) struct Worker {
     ready: Vec<usize>,
     /// The slot being served.
     serving: Option<usize>,
-    pool: Pool,
-    batch: Batch,
-    trash: Batch,
-    egress: EgressQueues,
+    stages: Stages,
     next_housekeeping: Instant,
 }
 
@@ -99,7 +113,8 @@ pub(crate) struct Setup {
     pub(crate) events: Sender<EngineEvent>,
     /// Takes queues the worker lets go of: closing the last descriptor of a TAP takes the kernel
     /// milliseconds, which the engine's caller may spend but a worker may not.
-    pub(crate) graveyard: Sender<Box<dyn RxQueue>>,
+    pub(crate) graveyard: Sender<Source>,
+    pub(crate) stages: Stages,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) clock: Instant,
     pub(crate) spin: Duration,
@@ -125,10 +140,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
         queues: Vec::new(),
         ready: Vec::new(),
         serving: None,
-        pool: Pool::new(KEEP_HEADS, KEEP_TAILS),
-        batch: Batch::with_capacity(BATCH),
-        trash: Batch::with_capacity(BATCH),
-        egress: EgressQueues::new(),
+        stages: setup.stages,
         next_housekeeping: Instant::now() + HOUSEKEEPING,
     };
     let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
@@ -165,15 +177,9 @@ impl Worker {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         tracing::error!(worker = self.index, "a bug in the data path: {text}");
-        self.batch.clear();
-        self.trash.clear();
-        self.egress.clear();
-        if let Some(slot) = self.serving.take()
-            && let Some(port) = self.queues[slot].as_ref().map(|q| q.port)
-        {
-            self.remove_queue(slot);
-            let error = io::Error::other(format!("a bug in the data path: {text}"));
-            self.report(EngineEvent::PortFailed { port, error, fatal: true });
+        self.stages.clear();
+        if let Some(slot) = self.serving.take() {
+            self.fail(slot, &io::Error::other(format!("a bug in the data path: {text}")), true);
         }
         // The list may be half edited, and events not looked at are lost.
         self.ready.clear();
@@ -252,8 +258,13 @@ impl Worker {
         let epoch = self.snapshot.load().epoch;
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Add { port, queue } => self.add_queue(port, queue),
-                Command::Remove { port } => self.remove_queues(port),
+                Command::Add { source } => self.add_queue(source),
+                Command::Remove { port } => {
+                    self.remove_queues(|source| matches!(source, Source::Port { port: p, .. } if *p == port));
+                }
+                Command::RemoveUnderlay { id } => {
+                    self.remove_queues(|source| matches!(source, Source::Underlay { id: i, .. } if *i == id));
+                }
                 Command::Stop => return false,
             }
         }
@@ -261,7 +272,7 @@ impl Worker {
         true
     }
 
-    fn add_queue(&mut self, port: PortId, rx: Box<dyn RxQueue>) {
+    fn add_queue(&mut self, source: Source) {
         let slot = match self.queues.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -270,22 +281,22 @@ impl Worker {
                 self.queues.len() - 1
             }
         };
-        let fd = rx.poll_fd();
+        let fd = source.poll_fd();
+        self.queues[slot] = Some(Queue { source, fd, ready: false, failed: false });
         if let Some(fd) = fd
             && let Err(error) =
                 self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
         {
-            self.report(EngineEvent::PortFailed { port, error, fatal: true });
+            self.fail(slot, &error, true);
             return;
         }
-        self.queues[slot] = Some(Queue { port, rx, fd, ready: false, failed: false });
         // Frames may have been waiting before epoll was told.
         self.mark_ready(slot);
     }
 
-    fn remove_queues(&mut self, port: PortId) {
+    fn remove_queues(&mut self, which: impl Fn(&Source) -> bool) {
         for slot in 0..self.queues.len() {
-            if self.queues[slot].as_ref().is_some_and(|q| q.port == port) {
+            if self.queues[slot].as_ref().is_some_and(|q| which(&q.source)) {
                 self.remove_queue(slot);
             }
         }
@@ -299,13 +310,20 @@ impl Worker {
             }
             self.ready.retain(|&s| s != slot);
             // Fails only while the engine is being dropped.
-            let _ = self.graveyard.send(queue.rx);
+            let _ = self.graveyard.send(queue.source);
         }
     }
 
-    fn report(&self, event: EngineEvent) {
-        // Fails only while the engine is being dropped.
-        let _ = self.events_out.send(event);
+    /// Tells the control plane that a queue has failed, and lets go of it if that is for good. A socket under
+    /// tunnels is a failure of all of them.
+    fn fail(&mut self, slot: usize, error: &io::Error, fatal: bool) {
+        if let Some(Queue { source: Source::Underlay { broken, .. }, .. }) = &self.queues[slot] {
+            broken.fetch_or(fatal, Ordering::Relaxed);
+        }
+        self.report_all(slot, |port| EngineEvent::PortFailed { port, error: copy(error), fatal });
+        if fatal {
+            self.remove_queue(slot);
+        }
     }
 
     /// One batch from every queue that may have frames, in turn; from fewer when the control plane has news.
@@ -333,62 +351,57 @@ impl Worker {
         }
     }
 
-    /// Receives one batch and forwards it. True when the queue may have more.
+    /// Receives one batch and carries it to its end. True when the queue may have more.
     fn serve(&mut self, slot: usize) -> bool {
         let Some(queue) = &mut self.queues[slot] else { return false };
-        let port = queue.port;
         self.serving = Some(slot);
+        let snapshot: &Snapshot = self.snapshot.load();
+        let stages = &mut self.stages;
         let mut stats = RecvStats::default();
-        let budget = (MAX_IN_FLIGHT / self.snapshot.load().fanout(port).max(1)).clamp(1, BATCH);
-        let end = queue.rx.recv(&mut self.pool, &mut self.batch, budget, &mut stats);
-        let recovered = queue.failed && !self.batch.is_empty();
-        queue.failed &= !recovered;
-        if recovered {
-            self.report(EngineEvent::PortRecovered { port });
-        }
-        self.forward(port, &stats);
+        let (end, came) = match &mut queue.source {
+            Source::Port { port, rx } => {
+                let budget = Stages::budget(snapshot, *port);
+                let end = rx.recv(&mut stages.pool, &mut stages.batch, budget, &mut stats);
+                let came = !stages.batch.is_empty();
+                stages.frames(snapshot, *port, &stats);
+                (end, came)
+            }
+            Source::Underlay { rx, .. } => {
+                let (batch, arrivals) = (&mut stages.decap.datagrams, &mut stages.decap.arrivals);
+                let end = rx.recv(&mut stages.pool, batch, arrivals, BUDGET, &mut stats);
+                let came = !batch.is_empty();
+                stages.datagrams(snapshot, &stats);
+                (end, came)
+            }
+        };
         self.serving = None;
+        if queue.failed && came {
+            queue.failed = false;
+            self.report_all(slot, |port| EngineEvent::PortRecovered { port });
+        }
         match end {
             RecvEnd::More => true,
             RecvEnd::Drained => false,
             RecvEnd::Failed { error, fatal } => {
                 let known =
                     self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
-                if fatal {
-                    self.remove_queue(slot);
-                }
                 if fatal || !known {
-                    self.report(EngineEvent::PortFailed { port, error, fatal });
+                    self.fail(slot, &error, fatal);
                 }
                 false
             }
         }
     }
 
-    /// Carries the received batch through the stages.
-    fn forward(&mut self, port: PortId, stats: &RecvStats) {
-        let snapshot = self.snapshot.load();
-        let Some(view) = snapshot.port(port) else {
-            self.pool.put_all(&mut self.batch);
-            return;
-        };
-        self.egress.resize(snapshot.ports.len());
-        let shard = view.shards.of(self.index);
-        shard.count_unusable(stats);
-        if self.batch.is_empty() {
-            return;
+    /// Tells the control plane something about each port that depends on a queue.
+    fn report_all(&mut self, slot: usize, event: impl Fn(PortId) -> EngineEvent) {
+        let (Some(queue), out) = (&self.queues[slot], &self.events_out) else { return };
+        // Sending fails only while the engine is being dropped.
+        let report = |port| drop(out.send(event(port)));
+        match &queue.source {
+            Source::Port { port, .. } => report(*port),
+            Source::Underlay { id, .. } => self.snapshot.load().tunnels_by(*id).for_each(report),
         }
-        ingress(port, shard, &mut self.batch, &mut self.pool);
-        let mut sink = WorkerSink { shard, egress: &mut self.egress, trash: &mut self.trash };
-        match snapshot.bridges.get(view.bridge) {
-            Some(Some(bridge)) => {
-                let now = self.clock.elapsed().as_secs() as u32;
-                bridge.forward(now, port, &mut self.batch, &mut self.pool, &mut sink);
-            }
-            _ => self.batch.drain(..).for_each(|p| sink.drop(p, DropReason::NoBridge)),
-        }
-        self.pool.put_all(&mut self.trash);
-        self.egress.flush(snapshot, self.index, &mut self.pool);
     }
 
     fn housekeeping(&mut self) {
@@ -407,66 +420,25 @@ impl Worker {
         // Tables are shared: one worker ages them.
         if self.index == 0 {
             let seconds = self.clock.elapsed().as_secs() as u32;
-            for bridge in self.snapshot.load().bridges.iter().flatten() {
+            let snapshot = self.snapshot.load();
+            for bridge in snapshot.bridges.iter().flatten() {
                 bridge.fdb().sweep(seconds, bridge.config().ageing, SWEEP_BUCKETS);
             }
-        }
-    }
-}
-
-/// Counts what came in, notes where, and moves the outermost tag into the metadata.
-#[inline]
-fn ingress(port: PortId, shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
-    let mut bytes = 0;
-    let mut bad = false;
-    for packet in batch.iter_mut() {
-        bytes += packet.len() as u64;
-        packet.meta_mut().in_port = port;
-        bad |= tag::pop_tag(packet).is_err();
-    }
-    shard.rx_packets.add(batch.len() as u64);
-    shard.rx_bytes.add(bytes);
-    if bad {
-        drop_cut_tags(shard, batch, pool);
-    }
-}
-
-/// The slow half of [`ingress`]: removes the frames whose tag is cut off.
-#[cold]
-fn drop_cut_tags(shard: &Shard, batch: &mut Batch, pool: &mut Pool) {
-    let mut i = 0;
-    while i < batch.len() {
-        match tag::pop_tag(&mut batch[i]) {
-            // A second call pops nothing from a frame whose tag is in the metadata.
-            Ok(()) => i += 1,
-            Err(reason) => {
-                shard.drop(reason, 1);
-                pool.put(batch.remove(i));
+            for view in snapshot.ports.iter().flatten() {
+                if let (Some(tunnel), Some(bridge)) = (view.tunnel(), snapshot.bridge_of(view))
+                    && let Some(remotes) = &tunnel.remotes
+                {
+                    remotes.sweep(seconds, bridge.config().ageing, SWEEP_BUCKETS);
+                }
             }
         }
     }
 }
 
-struct WorkerSink<'a> {
-    shard: &'a Shard,
-    egress: &'a mut EgressQueues,
-    trash: &'a mut Batch,
-}
-
-impl Sink for WorkerSink<'_> {
-    #[inline]
-    fn send(&mut self, port: PortId, packet: Packet) {
-        self.egress.push(port, packet);
-    }
-
-    #[inline]
-    fn drop(&mut self, packet: Packet, reason: DropReason) {
-        self.shard.drop(reason, 1);
-        self.trash.push(packet);
-    }
-
-    #[inline]
-    fn replicated(&mut self, n: u64) {
-        self.shard.replicated.add(n);
+/// An error for each of several who are to hear of it.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }

@@ -153,6 +153,7 @@ impl KernelWorld {
         let (id, error, fatal) = match event {
             EngineEvent::PortFailed { port, error, fatal } => (port, Some(error), fatal),
             EngineEvent::PortRecovered { port } => (port, None, false),
+            EngineEvent::PeerChanged { .. } | EngineEvent::PathMtu { .. } => return None,
         };
         // Slots are used again: what is reported may be over, so the device itself is asked.
         let (name, port) = self.ports.iter().find(|(_, p)| p.id == id)?;

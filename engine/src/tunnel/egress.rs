@@ -1,0 +1,273 @@
+//! The way out: frames queued for a tunnel port become datagrams of its underlay.
+//!
+//! In order: the inner MTU (a too-big error goes back where the packet came from), TCP's segment size, the
+//! remote or remotes, encapsulation, one `sendmmsg` for all of the batch. A superframe is cut once, here; its
+//! datagrams are one `sendmsg` with UDP_SEGMENT. Nothing is coalesced before, since it would be cut again.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId, VlanId};
+use trunkline_ports::SendStats;
+use trunkline_ports::underlay::Datagrams;
+use trunkline_tunnel::bfd::frame::Addresses;
+use trunkline_tunnel::mtu::icmp::{TokenBucket, TooBig, exceeds, too_big};
+use trunkline_tunnel::mtu::mss;
+use trunkline_tunnel::{Encap, UdpRuns, encap_datagrams};
+
+use super::ingress::is_to;
+use super::remotes::Remotes;
+use super::view::TunnelView;
+use crate::counters::Shard;
+
+/// Datagrams after which those in hand are sent, so that they are still in the cache.
+const ENOUGH: usize = 512;
+
+/// Too-big errors a second, and at once, for the packets of one port on one worker.
+const ERRORS: (u32, u32) = (100, 50);
+
+/// A too-big error.
+pub(crate) struct Reply {
+    pub(crate) packet: Packet,
+    /// The tunnel port it is about.
+    pub(crate) by: PortId,
+    /// The port of the one who is to get it.
+    pub(crate) to: PortId,
+}
+
+/// What a worker needs to encapsulate; empty between batches.
+pub(crate) struct Scratch {
+    /// Tunnel header and inner frame, in the order of `sends`.
+    datagrams: Batch,
+    /// The runs of those from `base` on, all to one remote.
+    runs: UdpRuns,
+    base: usize,
+    sends: Vec<Datagrams>,
+    /// How many inner packets that is.
+    packets: u64,
+    /// Too-big errors that were made.
+    pub(crate) replies: Vec<Reply>,
+    /// By the index of the port that is to get the errors.
+    limits: Vec<TokenBucket>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        Scratch {
+            datagrams: Batch::with_capacity(2 * ENOUGH),
+            runs: UdpRuns::new(1),
+            base: 0,
+            sends: Vec::with_capacity(ENOUGH),
+            packets: 0,
+            replies: Vec::with_capacity(BATCH),
+            limits: Vec::new(),
+        }
+    }
+
+    /// Makes room for this many ports.
+    pub(crate) fn resize(&mut self, ports: usize) {
+        if self.limits.len() < ports {
+            let (per_second, burst) = ERRORS;
+            self.limits.resize(ports, TokenBucket::new(Instant::now(), per_second, burst));
+        }
+    }
+
+    /// Forgets what is in hand.
+    pub(crate) fn clear(&mut self) {
+        self.sent();
+        self.datagrams.clear();
+        self.replies.clear();
+    }
+
+    fn sent(&mut self) {
+        self.runs.clear();
+        self.base = 0;
+        self.sends.clear();
+        self.packets = 0;
+    }
+}
+
+/// Sends one batch by one tunnel port.
+pub(crate) struct Encapsulate<'a> {
+    pub(crate) view: &'a TunnelView,
+    pub(crate) shard: &'a Shard,
+    /// Seconds on the engine's clock.
+    pub(crate) now: u32,
+    /// Seconds that learned addresses are good for.
+    pub(crate) ageing: u32,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+impl Encapsulate<'_> {
+    /// Sends the batch and leaves it empty.
+    pub(crate) fn send_all(&mut self, batch: &mut Batch) {
+        let sockets = self.view.tx.sockets();
+        self.scratch.runs.start(sockets);
+        for packet in batch.drain(..) {
+            self.one(packet);
+            if self.scratch.datagrams.len() >= ENOUGH {
+                self.send();
+            }
+        }
+        self.send();
+    }
+
+    fn lose(&mut self, packet: Packet, reason: DropReason) {
+        self.shard.drop(reason, 1);
+        self.pool.put(packet);
+    }
+
+    #[inline]
+    fn one(&mut self, mut packet: Packet) {
+        let view = self.view;
+        let mtu = view.endpoint().inner_mtu;
+        // Whether the outer packet may have "don't fragment".
+        let mut whole = true;
+        if exceeds(&packet, mtu) {
+            match self.too_big(&packet, mtu) {
+                Ok(may_fragment) if may_fragment => whole = false,
+                Ok(_) => return self.lose(packet, DropReason::Mtu),
+                Err(reason) => return self.lose(packet, reason),
+            }
+        }
+        if view.mss_clamp {
+            mss::clamp(&mut packet, mtu);
+        }
+        // Or stations could end the tunnel's own session.
+        if view.bfd && is_to(&packet, Addresses::OVS_MAC) {
+            return self.lose(packet, DropReason::ReservedMac);
+        }
+        let tag = packet.meta().vlan.and_then(|tag| tag.vid()).unwrap_or(VlanId::NONE);
+        let encaps = match view.tunnel().encaps(tag) {
+            Ok(encaps) => encaps,
+            Err(reason) => return self.lose(packet, reason),
+        };
+        match (&view.remotes, encaps, view.peers.as_slice()) {
+            (None, [only], [peer]) if peer.is_alive() => self.encapsulate(packet, only, whole),
+            (None, ..) => self.lose(packet, DropReason::TunnelPeerDown),
+            (Some(remotes), ..) => self.choose(packet, remotes, tag, encaps, whole),
+        }
+    }
+
+    /// Makes a too-big error, unless the outer packet may be fragmented: then true.
+    #[cold]
+    fn too_big(&mut self, packet: &Packet, mtu: u16) -> Result<bool, DropReason> {
+        let to = packet.meta().in_port;
+        let Some(limit) = self.scratch.limits.get_mut(to.index()) else { return Ok(false) };
+        match too_big(packet, mtu, Instant::now(), limit, self.pool)? {
+            TooBig::Fragment => Ok(true),
+            TooBig::Silent => Ok(false),
+            TooBig::Reply(packet) => {
+                let by = self.view.endpoint().port;
+                self.scratch.replies.push(Reply { packet, by, to });
+                Ok(false)
+            }
+        }
+    }
+
+    /// Sends to the remote that the destination is behind, or to all of them.
+    fn choose(&mut self, packet: Packet, remotes: &Arc<Remotes>, tag: VlanId, encaps: &[Encap], whole: bool) {
+        let view = self.view;
+        let mac = packet.head().first_chunk().copied().map_or(MacAddr::BROADCAST, MacAddr);
+        let vlan = view.vlan(&packet);
+        let known = if mac.is_group() { None } else { remotes.find(self.now, self.ageing, vlan, mac) };
+        if let Some(number) = known {
+            if let (Some(encap), Some(peer)) = (encaps.get(number), view.peers.get(number)) {
+                return match peer.is_alive() {
+                    true => self.encapsulate(packet, encap, whole),
+                    false => self.lose(packet, DropReason::TunnelPeerDown),
+                };
+            }
+            let learned = remotes.list().get(number).and_then(|to| view.tunnel().encap_to(tag, to).ok());
+            if let Some(encap) = learned {
+                return self.encapsulate(packet, &encap, whole);
+            }
+        }
+        // Head-end replication. The last one gets the packet itself.
+        let mut alive = encaps.iter().zip(&view.peers).filter(|(_, peer)| peer.is_alive());
+        let Some((mut to, _)) = alive.next() else {
+            let none =
+                if encaps.is_empty() { DropReason::TunnelNoRemote } else { DropReason::TunnelPeerDown };
+            return self.lose(packet, none);
+        };
+        for (next, _) in alive {
+            self.shard.replicated.add(1);
+            let copy = self.pool.duplicate(&packet);
+            self.encapsulate(copy, to, whole);
+            to = next;
+        }
+        self.encapsulate(packet, to, whole);
+    }
+
+    #[inline]
+    fn encapsulate(&mut self, packet: Packet, to: &Encap, whole: bool) {
+        let (view, s) = (self.view, &mut *self.scratch);
+        let at = s.datagrams.len();
+        let state = &view.endpoint().state.tx;
+        let result = match whole {
+            true => encap_datagrams(packet, to, state, self.pool, &mut s.datagrams),
+            false => {
+                let to = Encap { df: false, ..*to };
+                encap_datagrams(packet, &to, state, self.pool, &mut s.datagrams)
+            }
+        };
+        let info = match result {
+            Ok(info) => info,
+            Err(reason) => return self.shard.drop(reason, 1),
+        };
+        s.packets += 1;
+        if to.header.kind().is_udp() {
+            if s.sends.last().is_some_and(|last| last.dst != to.remote) || s.base == at {
+                s.base = at;
+                s.runs.clear();
+            }
+            let before = s.runs.runs().len();
+            s.runs.extend(&s.datagrams[s.base..], &info);
+            // The run that was the last one may have grown.
+            let (new, base) = (&s.runs.runs()[before.saturating_sub(1)..], s.base);
+            if before > 0 {
+                s.sends.pop();
+            }
+            s.sends.extend(new.iter().map(|run| Datagrams {
+                dst: to.remote,
+                dst_port: to.dst_port,
+                src: to.local,
+                interface: view.interface(to.remote),
+                tos: run.info.tos,
+                ttl: run.info.ttl,
+                df: run.info.df,
+                socket: run.socket,
+                first: base + run.first,
+                count: run.count,
+                size: run.size,
+            }));
+        } else {
+            s.sends.extend((at..s.datagrams.len()).map(|first| Datagrams {
+                dst: to.remote,
+                dst_port: 0,
+                src: to.local,
+                interface: view.interface(to.remote),
+                tos: info.tos,
+                ttl: info.ttl,
+                df: info.df,
+                socket: 0,
+                first,
+                count: 1,
+                size: s.datagrams[first].len(),
+            }));
+        }
+    }
+
+    /// Hands over what is encapsulated, and counts.
+    fn send(&mut self) {
+        let s = &mut *self.scratch;
+        if s.datagrams.is_empty() {
+            return;
+        }
+        let mut stats = SendStats::default();
+        self.view.tx.send(self.pool, &mut s.datagrams, &s.sends, &mut stats);
+        self.shard.count_sent(s.packets, &stats);
+        s.sent();
+    }
+}

@@ -1,0 +1,228 @@
+//! Making, changing and taking away tunnels, for the control plane. All or nothing: whatever may fail comes
+//! before anything that workers could notice.
+
+use std::sync::Arc;
+
+use trunkline_packet::PortId;
+use trunkline_ports::link;
+use trunkline_tunnel::Tunnels;
+
+use super::remotes::Remotes;
+use super::sockets::{Fresh, Key, Wants};
+use super::view::{Parts, Peer, TunnelView};
+use super::{PeerStatus, TunnelConfig, TunnelError, Underlay};
+use crate::engine::{Engine, PortState, State};
+use crate::snapshot::Backend;
+use crate::worker::{Command, Source};
+
+/// What the engine keeps of a tunnel port.
+pub(crate) struct TunnelState {
+    config: TunnelConfig,
+    peers: Vec<Arc<Peer>>,
+    remotes: Option<Arc<Remotes>>,
+    /// Index of the group's interface; 0 for none.
+    interface: u32,
+}
+
+impl Engine {
+    /// Makes a port without descriptors a tunnel's, or changes its tunnel while it runs: sequence numbers,
+    /// liveness sessions of remotes that stay, counters and all other tunnels go on. Opens and closes sockets
+    /// as needed, in the calling thread's namespace. When this returns the tunnel is in force.
+    ///
+    /// # Errors
+    /// [`TunnelError`]; nothing has changed then.
+    pub fn set_tunnel(&self, port: PortId, mut config: TunnelConfig) -> Result<(), TunnelError> {
+        let state = &mut *self.state.lock();
+        let p = state.port(port).ok_or(TunnelError::Port)?;
+        if matches!(p.view.backend, Backend::Queues(_)) || config.underlay != Underlay::Sockets {
+            return Err(TunnelError::Port);
+        }
+        let before = p.tunnel.as_ref().map(|t| Key::of(&t.config.endpoint));
+        normalise(&mut config, port, p.tunnel.as_ref().map(|t| &t.config));
+        let interface = match &config.group_interface {
+            Some(name) => link::index(name)
+                .map_err(|error| TunnelError::Socket { what: format!("group interface {name}"), error })?,
+            None => 0,
+        };
+        let key = Key::of(&config.endpoint);
+        let others = || state.ports.iter().flatten().filter(|p| p.config.id != port);
+        let configs = || others().filter_map(|p| Some(&p.tunnel.as_ref()?.config));
+        let endpoints = configs().chain([&config]).map(|config| config.endpoint.clone());
+        let tunnels = Tunnels::new(endpoints.collect())?;
+        let wants = Wants::of(key, configs().chain([&config]));
+
+        if state.sockets.suffices(key, &wants) {
+            state.sockets.adapt(key, wants)?;
+        } else {
+            self.reopen(state, key, wants)?;
+        }
+        state.tunnels = Arc::new(tunnels);
+        let (now, ageing) = (self.now(), state.ageing_of(port));
+        if let Some(p) = state.port(port) {
+            let made = TunnelState::new(config, interface, p.tunnel.as_ref(), now, ageing);
+            if let Err(error) = self.liveness.lock().set(port, made.config.bfd, &made.peers) {
+                // Without the thread the tunnel works all the same, its remotes are taken to live.
+                tracing::error!(%error, "no liveness of tunnels");
+            }
+            p.tunnel = Some(made);
+        }
+        state.refresh(port);
+        match before {
+            Some(before) => self.close_unused(state, before),
+            None => self.publish(state),
+        }
+        Ok(())
+    }
+
+    /// What is known of the far ends of a tunnel port, in the order of its remotes.
+    pub fn tunnel_peers(&self, port: PortId) -> Vec<PeerStatus> {
+        let snapshot = self.snapshot.load();
+        let tunnel = snapshot.port(port).and_then(|view| view.tunnel());
+        tunnel.map_or_else(Vec::new, |tunnel| tunnel.peers.iter().map(|peer| *peer.status.lock()).collect())
+    }
+
+    /// Takes the tunnel of a port away, if it has one. When it returns no worker refers to it.
+    pub(crate) fn release_tunnel(&self, state: &mut State, port: PortId) {
+        let Some(p) = state.port(port) else { return };
+        let Some(tunnel) = p.tunnel.take() else { return };
+        p.view.backend = Backend::Down;
+        // Ends sessions by the tunnel's sockets, which are there until the workers have let go.
+        let _ = self.liveness.lock().set(port, None, &[]);
+        let endpoints =
+            state.ports.iter().flatten().filter_map(|p| Some(p.tunnel.as_ref()?.config.endpoint.clone()));
+        // What was a table without conflicts is one with an endpoint less.
+        state.tunnels = Arc::new(Tunnels::new(endpoints.collect()).unwrap_or_default());
+        self.close_unused(state, Key::of(&tunnel.config.endpoint));
+    }
+
+    /// Opens the sockets of a key anew, in place of those it has, and tells their tunnels.
+    fn reopen(&self, state: &mut State, key: Key, wants: Wants) -> Result<(), TunnelError> {
+        // The port can be bound again only when it is free.
+        let old = self.close(state, key);
+        let fresh = match (state.sockets.open(key, wants, self.workers.len()), old) {
+            (Err(error), Some(old)) => {
+                // As before, then.
+                let again = state.sockets.open(key, old, self.workers.len());
+                if let Ok(fresh) = again {
+                    self.give(state, fresh);
+                    state.refresh_all(key);
+                    self.publish(state);
+                }
+                return Err(error);
+            }
+            (result, _) => result?,
+        };
+        self.give(state, fresh);
+        state.refresh_all(key);
+        Ok(())
+    }
+
+    /// Spreads the receivers of a set over the workers.
+    fn give(&self, state: &mut State, fresh: Fresh) {
+        let Fresh { mut set, rx } = fresh;
+        for rx in rx {
+            let worker = crate::engine::least_loaded(&state.load);
+            state.load[worker] += 1;
+            set.owners.push(worker);
+            let source = Source::Underlay { id: set.id, rx, broken: set.broken() };
+            self.command(worker, Command::Add { source });
+        }
+        state.sockets.sets.push(set);
+    }
+
+    /// Closes the sockets of a key, if there are any, and says what they were to do.
+    fn close(&self, state: &mut State, key: Key) -> Option<Wants> {
+        let at = state.sockets.sets.iter().position(|set| set.key == key)?;
+        let set = state.sockets.sets.remove(at);
+        for &worker in &set.owners {
+            state.load[worker] -= 1;
+            self.command(worker, Command::RemoveUnderlay { id: set.id });
+        }
+        self.publish_and_wait(state);
+        Some(set.into_wants())
+    }
+
+    /// Publishes, and closes the sockets of a key that no tunnel has any more.
+    fn close_unused(&self, state: &mut State, key: Key) {
+        let keys =
+            state.ports.iter().flatten().filter_map(|p| Some(Key::of(&p.tunnel.as_ref()?.config.endpoint)));
+        if keys.into_iter().any(|used| used == key) {
+            let configs = state.ports.iter().flatten().filter_map(|p| Some(&p.tunnel.as_ref()?.config));
+            let wants = Wants::of(key, configs);
+            // Leaving groups does not fail.
+            let _ = state.sockets.adapt(key, wants);
+            self.publish_and_wait(state);
+        } else if self.close(state, key).is_none() {
+            self.publish_and_wait(state);
+        }
+    }
+}
+
+/// Puts what the engine decides into a configuration.
+fn normalise(config: &mut TunnelConfig, port: PortId, before: Option<&TunnelConfig>) {
+    let endpoint = &mut config.endpoint;
+    endpoint.port = port;
+    endpoint.df &= !config.fragment;
+    if let Some(before) = before {
+        endpoint.state = Arc::clone(&before.endpoint.state);
+    }
+    // Floods go to the group, and anyone may send when there is one.
+    endpoint.remotes.extend(endpoint.group.filter(|group| !endpoint.remotes.contains(group)));
+}
+
+impl TunnelState {
+    fn new(
+        config: TunnelConfig,
+        interface: u32,
+        before: Option<&TunnelState>,
+        now: u32,
+        ageing: u32,
+    ) -> TunnelState {
+        let endpoint = &config.endpoint;
+        let old = |remote| before.and_then(|b| b.peers.iter().find(|peer| peer.remote == remote).cloned());
+        let peers = endpoint.remotes.iter().map(|&r| old(r).unwrap_or_else(|| Peer::new(endpoint.port, r)));
+        let peers = peers.collect();
+        let one = matches!(endpoint.remotes.as_slice(), [only] if !only.is_multicast());
+        let remotes = (!one || !config.static_remotes.is_empty()).then(|| {
+            let before = before.and_then(|b| b.remotes.as_deref());
+            Arc::new(Remotes::new(&endpoint.remotes, &config.static_remotes, before, now, ageing))
+        });
+        TunnelState { config, peers, remotes, interface }
+    }
+}
+
+impl State {
+    /// Has a port's view say what its configuration does.
+    pub(crate) fn refresh(&mut self, port: PortId) {
+        let State { ports, sockets, .. } = self;
+        let Some(p) = ports.get_mut(port.index()).and_then(Option::as_mut) else { return };
+        let PortState { tunnel: Some(tunnel), config, view, .. } = p else { return };
+        let c = &tunnel.config;
+        let made = sockets.of(Key::of(&c.endpoint)).and_then(|set| {
+            TunnelView::new(
+                c.endpoint.clone(),
+                Parts {
+                    socket: set.id,
+                    tx: Arc::clone(&set.tx),
+                    peers: tunnel.peers.clone(),
+                    remotes: tunnel.remotes.clone(),
+                    learns: c.learn_remotes,
+                    mss_clamp: c.mss_clamp,
+                    bfd: c.bfd.is_some(),
+                    untagged: config.tag,
+                    interface: tunnel.interface,
+                },
+            )
+        });
+        view.backend = made.map_or(Backend::Down, |made| Backend::Tunnel(Arc::new(made)));
+    }
+
+    /// The same for all tunnels that share sockets.
+    fn refresh_all(&mut self, key: Key) {
+        let ports = self.ports.iter().flatten();
+        let ports = ports.filter(|p| p.tunnel.as_ref().is_some_and(|t| Key::of(&t.config.endpoint) == key));
+        for port in ports.map(|p| p.config.id).collect::<Vec<_>>() {
+            self.refresh(port);
+        }
+    }
+}
