@@ -11,14 +11,16 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::model::keys::{self, Object};
+use crate::model::keys::{self, L3Object, Object};
+use crate::model::l3::{GatewaySpec, NatSpec, RouteSpec, UplinkSpec};
+use crate::model::objects::Named;
 use crate::model::{Desired, PortKind};
 use crate::{Error, Result, validate};
 
 pub use merge::merge_apply;
 
 /// The tables of objects by name.
-const KINDS: [&str; 3] = ["bridge", "port", "mesh"];
+const KINDS: [&str; 7] = ["bridge", "port", "mesh", "gateway", "uplink", "route", "nat"];
 
 /// Keys that only the daemon writes.
 const DAEMON_KEYS: &[&str] = &["owner", "netns-id"];
@@ -79,6 +81,9 @@ pub fn export(desired: &Desired) -> String {
             }
         }
     }
+    if let Some(ct) = table.get_mut("ct").and_then(|v| v.as_table_mut()) {
+        ct.retain(|key, _| key != "owner");
+    }
     toml::to_string(&table).expect("a table is written as it is")
 }
 
@@ -90,6 +95,9 @@ pub fn export_json(desired: &Desired) -> serde_json::Value {
         for object in objects.values_mut().filter_map(|o| o.as_object_mut()) {
             object.remove("owner");
         }
+    }
+    if let Some(ct) = value.get_mut("ct").and_then(|v| v.as_object_mut()) {
+        ct.remove("owner");
     }
     value
 }
@@ -111,6 +119,9 @@ fn portable(desired: &Desired) -> Desired {
 /// The first thing that is wrong, with the object.
 pub fn parse_json(value: serde_json::Value) -> Result<Desired> {
     keys::check_desired(&value)?;
+    if value.get("ct").is_some_and(|ct| ct.get("owner").is_some()) {
+        return Err(Error::invalid("key 'owner' in ct is the daemon's own").hint("leave it out"));
+    }
     for kind in KINDS {
         let objects = value.get(kind).and_then(|v| v.as_object()).into_iter().flatten();
         for (name, object) in objects {
@@ -170,6 +181,18 @@ impl<'a> Document<'a> {
             let kind = keys.get("type").and_then(|t| t.get_ref().as_str()).unwrap_or("");
             table(Object::Mesh(name.get_ref(), kind), keys)?;
         }
+        for kind in KINDS {
+            for (name, spec) in objects(root, kind) {
+                let Some(keys) = spec.get_ref().as_table() else { continue };
+                let type_name = keys.get("type").and_then(|t| t.get_ref().as_str()).unwrap_or("");
+                if let Some(object) = L3Object::of(kind, name.get_ref(), type_name) {
+                    table(Object::L3(object), keys)?;
+                }
+            }
+        }
+        if let Some(ct) = root.get("ct").and_then(|v| v.get_ref().as_table()) {
+            table(Object::L3(L3Object::Ct), ct)?;
+        }
         Ok(())
     }
 
@@ -201,6 +224,23 @@ impl<'a> Document<'a> {
                 validate::mesh(name.get_ref(), spec).map_err(|e| self.at(name.span().start, e))?;
             }
         }
+        self.named::<GatewaySpec>(root, desired)?;
+        self.named::<UplinkSpec>(root, desired)?;
+        self.named::<RouteSpec>(root, desired)?;
+        self.named::<NatSpec>(root, desired)?;
+        match (root.get("ct"), &desired.ct) {
+            (Some(at), Some(ct)) => validate::ct(ct).map_err(|e| self.at(at.span().start, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks every object of a kind by itself.
+    fn named<T: Named>(&self, root: &DeTable<'_>, desired: &Desired) -> Result<()> {
+        for (name, _) in objects(root, T::KIND) {
+            if let Some(spec) = T::all(desired).get(&**name.get_ref()) {
+                T::check(name.get_ref(), spec).map_err(|e| self.at(name.span().start, e))?;
+            }
+        }
         Ok(())
     }
 }
@@ -226,6 +266,11 @@ fn place(root: &DeTable<'_>, span: &Range<usize>) -> String {
                 return format!("{kind} {}", name.get_ref());
             }
         }
+    }
+    let ct = root.get("ct").and_then(|v| v.get_ref().as_table());
+    let mut keys = ct.into_iter().flat_map(|t| t.iter());
+    if let Some((key, _)) = keys.find(|(key, value)| within(value.span()) || within(key.span())) {
+        return format!("{} in ct", key.get_ref());
     }
     "the file".to_owned()
 }

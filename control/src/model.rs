@@ -4,10 +4,10 @@
 //! which keys each object has, so that a misspelt one is refused by name.
 
 pub mod keys;
-pub mod tunnel;
 pub mod l3;
 mod l3keys;
 pub(crate) mod objects;
+pub mod tunnel;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

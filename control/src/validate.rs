@@ -6,8 +6,8 @@ mod gateway;
 pub(crate) mod l3;
 pub(crate) mod nat;
 mod port;
-mod tunnel;
 pub(crate) mod route;
+mod tunnel;
 pub(crate) mod uplink;
 mod vlan;
 
@@ -22,8 +22,8 @@ pub use gateway::{gateway, gateway_place};
 pub use l3::ct;
 pub use nat::nat;
 pub use port::port;
-pub use tunnel::{mesh, untagged_only};
 pub use route::route;
+pub use tunnel::{mesh, untagged_only};
 pub use uplink::uplink;
 pub use vlan::{parse_trunks, port_config, vlan_mode};
 

@@ -1,9 +1,11 @@
 //! `trunkline apply`: what a file makes of the present state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::model::l3::{CtSpec, GatewaySpec, NatSpec, RouteSpec, UplinkSpec};
+use crate::model::objects::Named;
 use crate::model::{Desired, Owner};
 use crate::reconcile::inherit;
 use crate::{Error, Result};
@@ -48,6 +50,11 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
         }
         merged.meshes.insert(name, spec);
     }
+    merge_named(current, file.gateways, &mut merged, &mut changes)?;
+    merge_named(current, file.uplinks, &mut merged, &mut changes)?;
+    merge_named(current, file.routes, &mut merged, &mut changes)?;
+    merge_named(current, file.nat, &mut merged, &mut changes)?;
+    merge_ct(current, file.ct, &mut merged, &mut changes)?;
     for (name, port) in &merged.ports {
         if current.bridges.contains_key(&port.bridge) && !merged.bridges.contains_key(&port.bridge) {
             let owner = owner_name(port.owner);
@@ -91,6 +98,11 @@ fn remove_missing(merged: &mut Desired, file: &Desired, changes: &mut Vec<String
         merged.remove_port(name);
         changes.push(format!("removed port {name}"));
     }
+    // What refers to others goes before them.
+    remove_named::<NatSpec>(merged, file, changes);
+    remove_named::<RouteSpec>(merged, file, changes);
+    remove_named::<GatewaySpec>(merged, file, changes);
+    remove_named::<UplinkSpec>(merged, file, changes);
     merged.meshes.retain(|name, mesh| {
         let gone = gone(mesh.owner, file.meshes.contains_key(name));
         if gone {
@@ -106,6 +118,59 @@ fn remove_missing(merged: &mut Desired, file: &Desired, changes: &mut Vec<String
         }
         !gone
     });
+}
+
+fn remove_named<T: Named>(merged: &mut Desired, file: &Desired, changes: &mut Vec<String>) {
+    T::all_mut(merged).retain(|name, spec| {
+        let gone = spec.owner() == Owner::Config && !T::all(file).contains_key(name);
+        if gone {
+            changes.push(format!("removed {} {name}", T::KIND));
+        }
+        !gone
+    });
+}
+
+fn merge_named<T: Named>(
+    current: &Desired,
+    of_file: BTreeMap<String, T>,
+    merged: &mut Desired,
+    changes: &mut Vec<String>,
+) -> Result<()> {
+    for (name, mut spec) in of_file {
+        spec.set_owner(Owner::Config);
+        let old = T::all(current).get(&name);
+        if let Some(old) = old {
+            spec.inherit(old);
+        }
+        if let Some(owner) = merge_one(T::KIND, &name, old, T::owner, &spec, changes)? {
+            spec.set_owner(owner);
+        }
+        T::all_mut(merged).insert(name, spec);
+    }
+    Ok(())
+}
+
+/// The settings of connection tracking are one object, without a name.
+fn merge_ct(
+    current: &Desired,
+    of_file: Option<CtSpec>,
+    merged: &mut Desired,
+    changes: &mut Vec<String>,
+) -> Result<()> {
+    let old = current.ct.as_ref();
+    let Some(mut spec) = of_file else {
+        if old.is_some_and(|ct| ct.owner == Owner::Config) {
+            merged.ct = None;
+            changes.push("removed ct settings".to_owned());
+        }
+        return Ok(());
+    };
+    spec.owner = Owner::Config;
+    if let Some(owner) = merge_one("ct", "settings", old, |ct| ct.owner, &spec, changes)? {
+        spec.owner = owner;
+    }
+    merged.ct = Some(spec);
+    Ok(())
 }
 
 /// Notes what changes; returns the owner to keep, if another one's object is as the file says.

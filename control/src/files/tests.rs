@@ -241,3 +241,120 @@ fn a_port_written_flat_is_pleasant() {
     let again: PortSpec = toml::from_str(&toml::to_string(&d.ports["web"]).unwrap()).unwrap();
     assert_eq!(again, d.ports["web"]);
 }
+
+const L3: &str = r#"
+[bridge.br0]
+
+[gateway."br0.10"]
+addresses = ["10.77.0.1/24", "fd77::1/64"]
+dhcp-range = "10.77.0.100-10.77.0.199"
+ra = true
+
+[gateway."br0.10".reservations]
+"02:00:00:00:00:09" = "10.77.0.9"
+
+[uplink.up0]
+type = "own"
+interface = "eth1"
+addresses = ["192.0.2.10/24"]
+gateways = ["192.0.2.1"]
+
+[route.lab]
+prefix = "10.9.0.0/16"
+via = "10.77.0.2"
+
+[nat.web]
+uplink = "up0"
+type = "publish"
+proto = "tcp"
+port = 8080
+to = "10.77.0.2:80"
+
+[ct]
+limit = 100000
+"#;
+
+#[test]
+fn layer_3_survives_files_and_the_state() {
+    let mut d = parse("l3.toml", L3).unwrap();
+    validate::validate(&d).unwrap();
+    let (applied, changes) = apply(Desired::default(), &[L3]).unwrap();
+    assert_eq!(
+        changes,
+        [
+            "added bridge br0",
+            "added gateway br0.10",
+            "added uplink up0",
+            "added route lab",
+            "added nat web",
+            "added ct settings"
+        ]
+    );
+    let text = export(&applied);
+    assert!(!text.contains("owner"), "{text}");
+    assert_eq!(parse("out", &text).unwrap(), d);
+    assert_eq!(parse_json(export_json(&applied)).unwrap(), d);
+    assert_eq!(apply(applied.clone(), &[&text]).unwrap(), (applied.clone(), vec![]));
+    // What the daemon drew is kept, by the state file too.
+    d = applied;
+    d.gateways.get_mut("br0.10").unwrap().mac = Some("02:aa:00:00:00:01".into());
+    assert_eq!(apply(d.clone(), &[L3]).unwrap(), (d.clone(), vec![]));
+    let state = format!("version = 1\n{}", toml::to_string(&d).unwrap());
+    assert_eq!(parse_state("s", &state, 1).unwrap(), d);
+    // A file without them takes them away, in an order that works.
+    let (gone, changes) = apply(d, &["[bridge.br0]"]).unwrap();
+    assert_eq!(
+        changes,
+        [
+            "removed nat web",
+            "removed route lab",
+            "removed gateway br0.10",
+            "removed uplink up0",
+            "removed ct settings"
+        ]
+    );
+    validate::validate(&gone).unwrap();
+}
+
+#[test]
+fn errors_of_layer_3_name_the_line_and_the_object() {
+    for (text, says) in [
+        (
+            "[gateway.br0]\naddresses = ['10.0.0.1/24']\nadress = 1",
+            "f line 3: unknown key 'adress' in gateway br0; did you mean 'addresses'?",
+        ),
+        ("[gateway.br0]\nmtu = 9000", "f line 1: gateway br0: missing field `addresses`"),
+        (
+            "[gateway.br0]\naddresses = ['10.0.0.1']",
+            "f line 2: addresses in gateway br0: '10.0.0.1' is not an address with a prefix length; write it like 10.7.0.1/24 or fd00::1/64",
+        ),
+        (
+            "[uplink.u]\ntype = 'own'\nports = '1-2'",
+            "f line 3: uplink u: type own has no key 'ports'; it belongs to type shared",
+        ),
+        ("[uplink.u]\ntype = 'own'", "f line 1: uplink u: missing key 'interface'"),
+        (
+            "[nat.n]\ntype = 'publish'\nuplink = 'u'\nproto = 'tcp'\nport = 0\nto = '10.0.0.2'",
+            "f line 5: port in nat n: '0' is not a port or a range of ports; write a port like 8080 or a range like 8080-8090, from 1 to 65535",
+        ),
+        (
+            "[nat.n]\ntype = 'publish'\nuplink = 'u'\nproto = 'tcp'\nport = '80-81'\nto = '10.0.0.2:80'",
+            "f line 1: nat n: 80-81 is 2 ports and 80 is 1 port; give as many ports inside as outside, or none for the same ones",
+        ),
+        (
+            "[route.r]\nprefix = '10.0.0.0/8'",
+            "f line 1: route r: it leads nowhere; give the next router with --via, or a gateway or uplink whose network it is",
+        ),
+        ("\n[ct]\nlimit = 3", "f line 2: ct: limit 3 is out of range; use 16 to 16777216"),
+        ("[ct]\nlimits = 3", "f line 2: unknown key 'limits' in ct; did you mean 'limit'?"),
+        ("[ct]\nlimit = 'x'", "f line 2: limit in ct: invalid type: string \"x\", expected u32"),
+        ("[ct]\nowner = 'cli'", "f line 2: key 'owner' in ct is the daemon's own; leave it out"),
+    ] {
+        assert_eq!(parse("f", text).unwrap_err().to_string(), says);
+    }
+    let json = serde_json::json!({"ct": {"owner": "cli"}});
+    assert_eq!(
+        parse_json(json).unwrap_err().to_string(),
+        "key 'owner' in ct is the daemon's own; leave it out"
+    );
+}

@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use trunkline_packet::MacAddr;
 
-use super::tunnel::Inherit;
-pub use super::l3keys::L3Object;
 use super::l3keys;
+pub use super::l3keys::{L3Object, check_spec};
+use super::tunnel::Inherit;
 use super::{
     AfpacketSpec, HostSpec, InnerVlan, LinkSpec, MeshSpec, MeshType, OffloadMode, Owner, PortKind, PortSpec,
     ReplaySpec, StaticFdb, TapSpec, TunnelSpec, VlanMode,

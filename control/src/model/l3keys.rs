@@ -103,7 +103,7 @@ impl<'a> L3Object<'a> {
     }
 
     /// The object of that kind, name and type; `None` for other kinds.
-    pub(crate) fn of(kind: &str, name: &'a str, type_name: &'a str) -> Option<L3Object<'a>> {
+    pub fn of(kind: &str, name: &'a str, type_name: &'a str) -> Option<L3Object<'a>> {
         Some(match kind {
             "gateway" => L3Object::Gateway(name),
             "uplink" => L3Object::Uplink(name, type_name),
@@ -160,7 +160,7 @@ impl<'a> L3Object<'a> {
 }
 
 /// The kinds of objects that have names.
-pub(crate) const KINDS: &[&str] = &["gateway", "uplink", "route", "nat"];
+const KINDS: &[&str] = &["gateway", "uplink", "route", "nat"];
 
 /// Looks at the keys of every object here of a whole desired state in JSON.
 pub(super) fn check_desired(map: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
@@ -179,7 +179,7 @@ pub(super) fn check_desired(map: &serde_json::Map<String, serde_json::Value>) ->
 ///
 /// # Errors
 /// As [`check`].
-pub(crate) fn check_spec(kind: &str, name: &str, spec: &serde_json::Value) -> Result<()> {
+pub fn check_spec(kind: &str, name: &str, spec: &serde_json::Value) -> Result<()> {
     let Some(map) = spec.as_object() else { return Ok(()) };
     let type_name = map.get("type").and_then(|t| t.as_str()).unwrap_or("");
     let Some(object) = L3Object::of(kind, name, type_name) else { return Ok(()) };

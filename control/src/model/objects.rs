@@ -128,9 +128,18 @@ mod tests {
         for (json, name) in [
             (r#"{"type":"masquerade","uplink":"u","from":"10.77.0.0/24"}"#, "masquerade-10.77.0.0-24"),
             (r#"{"type":"masquerade","uplink":"u","from":"fd77::/64","nat66":true}"#, "masquerade-fd77__-64"),
-            (r#"{"type":"publish","uplink":"u","proto":"tcp","port":8080,"to":"10.77.0.2"}"#, "publish-tcp-8080"),
-            (r#"{"type":"publish","uplink":"u","proto":"udp","port":"53-54","to":"10.77.0.2"}"#, "publish-udp-53-54"),
-            (r#"{"type":"static","uplink":"u","inside":"10.77.0.2","external":"192.0.2.9"}"#, "static-192.0.2.9"),
+            (
+                r#"{"type":"publish","uplink":"u","proto":"tcp","port":8080,"to":"10.77.0.2"}"#,
+                "publish-tcp-8080",
+            ),
+            (
+                r#"{"type":"publish","uplink":"u","proto":"udp","port":"53-54","to":"10.77.0.2"}"#,
+                "publish-udp-53-54",
+            ),
+            (
+                r#"{"type":"static","uplink":"u","inside":"10.77.0.2","external":"192.0.2.9"}"#,
+                "static-192.0.2.9",
+            ),
         ] {
             let spec = nat(json);
             assert_eq!(free_name(&desired, &spec).unwrap(), name);

@@ -87,11 +87,14 @@ pub(super) fn configurable(net: &IpNet) -> Result<()> {
         IpAddr::V4(a) if a.is_loopback() => "is a loopback address",
         IpAddr::V4(a) if a.octets()[0] == 0 || a.octets()[0] >= 224 => "is no host's",
         IpAddr::V6(a) if a.is_loopback() => "is a loopback address",
-        IpAddr::V6(a) if a.is_unicast_link_local() => "is link-local: there is one already, made of the MAC address",
+        IpAddr::V6(a) if a.is_unicast_link_local() => {
+            "is link-local: there is one already, made of the MAC address"
+        }
         IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => "is an IPv4 address in disguise",
         _ => return Ok(()),
     };
-    Err(Error::invalid(format!("address {net} {why}")).hint("give an address that hosts of the network can reach"))
+    Err(Error::invalid(format!("address {net} {why}"))
+        .hint("give an address that hosts of the network can reach"))
 }
 
 fn dhcp(spec: &GatewaySpec) -> Result<()> {
