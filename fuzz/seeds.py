@@ -5,6 +5,7 @@ import pathlib
 import struct
 import tempfile
 
+from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.all import (ARP, GRE, ICMP, IP, IPv6, TCP, UDP, VXLAN, Dot1AD, Dot1Q, Ether, ICMPv6EchoRequest,
                        IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, PcapNgWriter,
                        Raw, raw, wrpcap)
@@ -105,3 +106,86 @@ with tempfile.TemporaryDirectory() as folder:
         writer.write(packet)
     writer.close()
     write("pcap", "pcapng", pathlib.Path(path).read_bytes())
+
+# Tunnels: hosts and identifiers as in src/tunnels.rs, from host A to B.
+V4_HOSTS, V6_HOSTS = dict(src="192.0.2.1", dst="192.0.2.2"), dict(src="2001:db8::1", dst="2001:db8::2")
+OUTER = {"v4": ETH / IP(id=9, **V4_HOSTS), "v6": ETH / IPv6(**V6_HOSTS)}
+V, G, P = 0, 4, 8  # the carrier of a lone datagram: VXLAN, Geneve, GRE
+TUNNELS = {
+    "gre": (P, GRE(proto=0x6558)),
+    "gre-key": (P, GRE(proto=0x6558, key_present=1, key=7)),
+    "gre-checksum": (P, GRE(proto=0x6558, chksum_present=1, key_present=1, key=8)),
+    "gre-all": (P, GRE(proto=0x6558, chksum_present=1, key_present=1, key=9, seqnum_present=1, sequence_number=0)),
+    "nvgre": (P, GRE(proto=0x6558, key_present=1, key=77 << 8 | 3)),
+    "vxlan": (V, VXLAN(vni=77, flags=8)),
+    "geneve": (G, GENEVE(vni=77, proto=0x6558)),
+    "geneve-option": (G, GENEVE(vni=77, proto=0x6558, options=[GeneveOptions(classid=1, type=1, data=b"abcd")])),
+}
+PORTS = {V: 4789, G: 6081}
+INNER = {"tcp4": ETH / V4 / tcp(300), "udp6": ETH / V6 / udp(90), "tagged": ETH / Dot1Q(vlan=5) / V4 / tcp(30),
+         "arp": ETH / ARP(), "ecn": ETH / IP(src="10.0.0.1", dst="10.0.0.2", tos=2) / udp(30)}
+syn = ETH / V4 / TCP(sport=1, dport=2, flags="S", options=[("MSS", 1460)])
+# As the kernel's vxlan device hands over a container's: long, with the bare sum of the pseudo-header.
+superframe = ETH / IP(src="10.0.0.1", dst="10.0.0.2", id=7) / TCP(sport=1, dport=2, seq=9, flags="PA", chksum=0) \
+    / Raw(b"k" * 4000)
+bare = bytearray(raw(superframe))
+pseudo = sum(struct.unpack(">6H", bytes(bare[26:34]) + struct.pack(">HH", 6, len(bare) - 34)))
+bare[50:52] = struct.pack(">H", (pseudo & 0xffff) + (pseudo >> 16))
+INNER |= {"syn": syn, "superframe": Raw(bytes(bare))}
+for kind, (carrier, header) in TUNNELS.items():
+    for name, inner in INNER.items():
+        if kind not in ("vxlan", "gre-checksum") and name not in ("tcp4", "udp6"):
+            continue
+        for family, outer in OUTER.items():
+            transport = UDP(sport=50000, dport=PORTS[carrier]) if carrier in PORTS else None
+            packet = outer / transport / header / inner if transport else outer / header / inner
+            if not (name == "superframe" and family == "v6"):
+                write("decap", f"{kind}-{name}-{family}", b"\x03\0\0\0" + vnet() + raw(packet))
+        payload = raw(header / inner)
+        write("decap", f"{kind}-{name}-lone", bytes([carrier, 2]) + b"\0\0" + payload)
+        if transport:
+            merged = bytes([carrier, 2]) + struct.pack(">H", len(payload))
+            write("decap", f"{kind}-{name}-merged", merged + payload * 3)
+quoted = raw(OUTER["v4"] / UDP(sport=50000, dport=4789) / VXLAN(vni=77, flags=8) / INNER["tcp4"])[14:]
+error = ETH / IP(src="192.0.2.9", dst="192.0.2.1") / ICMP(type=3, code=4, nexthopmtu=300) / Raw(quoted)
+write("decap", "too-big", b"\x01\0\0\0" + vnet() + raw(error))
+
+for kind in range(7):
+    for how in (0, 1, 2, 3, 4, 6, 2 + 8, 2 + 8 + 16, 3 + 8, 2 + 32, 3 + 32 + 16):
+        packet, start, offset, gso = PARTIAL["tcp6" if how & 1 else "tcp4"]
+        header = vnet(1, gso, start + 20, 100, start, offset)
+        write("encap", f"{kind}-{how}", bytes([kind, how]) + frame(header, packet))
+    write("encap", f"{kind}-plain", bytes([kind, 4]) + frame(vnet(), INNER["tagged"]))
+    write("encap", f"{kind}-nested", bytes([kind, 2 + 8]) + frame(
+        vnet(1, 1, 104, 100, 84, 16), PARTIAL["vxlan"][0]))
+
+
+def bfd(state, flags=0, mine=2, yours=1, tx=100000, padding=0):
+    return struct.pack(">BBBBIIIII", 0x20, state << 6 | flags, 3, 24, mine, yours, tx, 50000, 0) + bytes(padding)
+
+
+def heard(time, packet):
+    return bytes([time << 4 | 1, len(packet)]) + packet
+
+
+up = heard(8, bfd(1)) + heard(8, bfd(3)) + heard(8, bfd(3, 0x10))
+answers = b"".join(heard(9, bfd(3, 0x10)) for _ in range(6))
+polled = heard(4, bfd(3, 0x20)) + heard(4, bfd(3, 0x20, padding=100))
+write("bfd", "up", b"\0" + up + answers)
+write("bfd", "shrinks", b"\0" + up + answers + b"".join(heard(10, bfd(3)) for _ in range(6)) + answers)
+write("bfd", "options", b"\x0f" + up + polled + b"\xf0" + up + bytes([0x46, 0, 9, 0, 7, 0x88, 9, 0, 0x42]))
+write("bfd", "larger", b"\x08" + up + answers + b"\x28\x23\x28" + answers + bytes([0xa1, 0x98, 9]) + bfd(3))
+
+for family, outer in {"v4": ETH / IP(src="192.0.2.1", dst="192.0.2.2", id=5), "v6": ETH / IPv6(**V6_HOSTS)}.items():
+    def part(at, more, length, fill=b"f"):
+        if family == "v4":
+            packet = ETH / IP(src="192.0.2.1", dst="192.0.2.2", id=5, proto=17, frag=at // 8, flags=int(more))
+        else:
+            packet = outer / IPv6ExtHdrFragment(nh=17, m=int(more), offset=at // 8, id=5)
+        return b"\x01" + frame(vnet(), packet / Raw(fill * length))
+    write("reassemble", f"{family}-order", part(0, 1, 16) + part(16, 1, 8) + part(24, 0, 5))
+    write("reassemble", f"{family}-reverse", part(24, 0, 5) + part(16, 1, 8) + part(0, 1, 16))
+    write("reassemble", f"{family}-overlap", part(0, 1, 16) + part(8, 1, 16) + part(24, 0, 5))
+    write("reassemble", f"{family}-again", part(0, 1, 16) * 2 + part(16, 0, 5))
+    write("reassemble", f"{family}-late", part(0, 1, 16) + b"\xff" + part(16, 0, 5)[1:])
+    write("reassemble", f"{family}-many", b"".join(part(16 * i, 1, 8) for i in range(20)))

@@ -1,23 +1,32 @@
 //! Fuzz targets: plain functions that panic when something is wrong. `fuzz_targets/` makes libFuzzer
 //! programs of them; `tests/replay.rs` runs them on the committed corpora with an ordinary toolchain.
 
+pub mod bfd;
 pub mod coalesce;
+pub mod decap;
+pub mod encap;
 pub mod forward;
 pub mod headers;
 pub mod input;
 pub mod offload;
 pub mod pcap;
+pub mod reassemble;
 pub mod tags;
+pub mod tunnels;
 
 /// A target by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    ("bfd", bfd::target),
     ("coalesce", coalesce::target),
+    ("decap", decap::target),
+    ("encap", encap::target),
     ("forward", forward::target),
     ("headers", headers::target),
     ("offload", offload::target),
     ("pcap", pcap::target),
+    ("reassemble", reassemble::target),
     ("tags", tags::target),
 ];

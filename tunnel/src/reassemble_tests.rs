@@ -27,7 +27,7 @@ fn piece(v6: bool, src: u8, id: u16, (from, more): (u32, bool), payload: &[u8], 
         b.extend([8, 0, 0x45, 2]);
         b.extend((payload.len() as u16 + 20).to_be_bytes());
         b.extend(id.to_be_bytes());
-        b.extend((offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        b.extend(((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         b.extend([64, 17, 0, 0, 10, 0, 0, src, 10, 0, 0, 99]);
         let check = Sum::ZERO.bytes(&b[14..34]).finish();
         write16(&mut b, 24, check);
@@ -385,7 +385,7 @@ impl Model {
         let end = self.parts.iter().find(|p| !p.1).map(|p| p.0 as usize + p.2.len());
         let longest = self.parts.iter().map(|p| p.0 as usize + p.2.len()).max().unwrap_or(0);
         let bad_end = end.is_some_and(|end| !more || to > end) || !more && longest > to;
-        let bad_len = payload.is_empty() || more && payload.len() % 8 != 0;
+        let bad_len = payload.is_empty() || more && !payload.len().is_multiple_of(8);
         self.bytes.resize(self.bytes.len().max(to), None);
         if bad_end || bad_len || self.bytes[from as usize..to].iter().any(Option::is_some) {
             self.dead = true;

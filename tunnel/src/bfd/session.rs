@@ -437,7 +437,8 @@ impl Session {
     fn jittered(&mut self) -> Duration {
         let least_cut = if self.config.detect_mult == 1 { 10 } else { 0 };
         let cut = least_cut + self.random() % (26 - least_cut);
-        Duration::from_micros(u64::from(self.tx_interval()) * u64::from(100 - cut) / 100)
+        // Never nothing, or there would always be a packet due.
+        Duration::from_micros((u64::from(self.tx_interval()) * u64::from(100 - cut) / 100).max(1))
     }
 
     /// Fits the next packet to an interval that changed.
