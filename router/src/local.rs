@@ -9,11 +9,9 @@ use trunkline_packet::{DropReason, Packet};
 
 use crate::build::{self, TTL};
 use crate::iface::{Iface, IfaceId};
-use crate::receive::{destination, mac_at, source};
+use crate::receive::{DHCP_SERVER, destination, mac_at, source};
 use crate::router::{Run, Sink};
 use crate::service::Datagram;
-
-const DHCP_SERVER: u16 = 67;
 
 impl<S: Sink> Run<'_, S> {
     /// See [`crate::Router::local`].

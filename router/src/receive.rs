@@ -13,6 +13,7 @@ use crate::router::{Exit, Received, Run, Sink};
 use crate::tables::{Hop, Target, is_host};
 
 const DF: u16 = 0x4000;
+pub(crate) const DHCP_SERVER: u16 = 67;
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,7 @@ enum Verdict {
     Ignore,
     Discovery,
     Local,
+    Answer,
     Forward(Hop),
     Inbound,
     NoRoute,
@@ -116,6 +118,7 @@ impl<'a, S: Sink> Run<'a, S> {
             Verdict::Forward(hop) => self.may_forward(iface, packet, &ip, hop),
             Verdict::Inbound => Received::Inbound(packet),
             Verdict::Local => Received::Local(packet),
+            Verdict::Answer => Received::Answer(packet),
             other => self.end(iface, packet, &ip, other),
         }
     }
@@ -251,6 +254,9 @@ impl<'a, S: Sink> Run<'a, S> {
                 Some(there) if there.zone().is_none() && !is_own_echo(there, head, ip, dst) => {
                     Verdict::Forward(Hop { iface: at, next: dst })
                 }
+                Some(there) if there.zone() == Some(zone) && may_be_answer(there, head, ip) => {
+                    Verdict::Answer
+                }
                 _ => Verdict::Local,
             },
             Exit::Broadcast | Exit::Nowhere => Verdict::NoRoute,
@@ -283,6 +289,21 @@ impl<'a, S: Sink> Run<'a, S> {
 #[inline]
 fn is_own_echo(iface: &Iface, head: &[u8], ip: &Headers, dst: IpAddr) -> bool {
     icmp::is_type(head, ip, 8, 128) && iface.owns(dst) && !iface.proxies.contains(&dst)
+}
+
+/// What a service of the gateway's does not want: TCP, UDP, ICMP errors.
+fn may_be_answer(iface: &Iface, head: &[u8], ip: &Headers) -> bool {
+    let at = usize::from(ip.l4);
+    match ip.proto {
+        proto::TCP => true,
+        proto::UDP => {
+            let dhcp = ip.has_transport() && read16(head, at + 2) == Some(DHCP_SERVER);
+            !(dhcp && iface.services.dhcp.is_some())
+        }
+        proto::ICMP => ip.has_transport() && matches!(head.get(at), Some(3 | 11 | 12)),
+        proto::ICMPV6 => ip.has_transport() && matches!(head.get(at), Some(1..=4)),
+        _ => false,
+    }
 }
 
 /// Refuses source routes and malformed options: RFC 7126 §4.3 and §4.4; RFC 5095 and, with which addresses

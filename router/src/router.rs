@@ -37,6 +37,9 @@ pub enum Received {
     Done,
     /// To an address of ours that needs no translation: give it to [`Router::local`].
     Local(Packet),
+    /// From inside to a gateway's own address, of a protocol that may be the answer to somebody who appears as
+    /// the gateway: translate it as that. If nobody does, give it to [`Router::local`].
+    Answer(Packet),
     /// From a gateway, with its route. By an uplink: translate it first, as from inside. Else, and then, give
     /// it to [`Router::transmit`].
     Forward(Packet, Hop),
@@ -229,6 +232,18 @@ impl Router {
         sink: &mut S,
     ) {
         self.run(now, pool, sink).outside(uplink, packet);
+    }
+
+    /// Sends a translated answer to the client that appeared as the gateway, wherever that is.
+    pub fn client<S: Sink>(
+        &mut self,
+        now: u64,
+        uplink: IfaceId,
+        packet: Packet,
+        pool: &mut Pool,
+        sink: &mut S,
+    ) {
+        self.run(now, pool, sink).client(uplink, packet);
     }
 
     /// Forwards a packet to the next hop: TTL, MTU, neighbour, link header.

@@ -11,7 +11,7 @@ use crate::build;
 use crate::held::{PATIENCE, Waiting};
 use crate::iface::{Iface, IfaceId, Zone};
 use crate::neighbour::{Lookup, Request};
-use crate::receive::{destination, is_too_big, ttl};
+use crate::receive::{destination, is_too_big, source, ttl};
 use crate::router::{Exit, Run, Sink};
 use crate::tables::Hop;
 
@@ -32,11 +32,32 @@ impl<'a, S: Sink> Run<'a, S> {
         }
     }
 
+    /// See [`crate::Router::client`].
+    pub(crate) fn client(&mut self, uplink: IfaceId, packet: Packet) {
+        let Some(ip) = Headers::parse(&packet) else {
+            return self.lose(uplink, packet, DropReason::RouterNoRoute);
+        };
+        let dst = destination(packet.head(), &ip);
+        let zones = self.tables.ifaces().iter().filter_map(Iface::zone);
+        let inside = zones.map(|zone| Exit::of(self.tables.inside(zone, dst), dst));
+        let hop = inside.filter_map(|exit| if let Exit::Hop(hop) = exit { Some(hop) } else { None }).next();
+        match hop {
+            Some(hop) => self.transmit(hop, packet, false),
+            None => self.outside(uplink, packet),
+        }
+    }
+
     /// See [`crate::Router::outside`].
     #[inline]
     pub(crate) fn outside(&mut self, uplink: IfaceId, packet: Packet) {
-        let dst = Headers::parse(&packet).map(|ip| destination(packet.head(), &ip));
-        let exit = dst.map_or(Exit::Nowhere, |dst| Exit::of(self.tables.outside(uplink, dst), dst));
+        let ends =
+            Headers::parse(&packet).map(|ip| (source(packet.head(), &ip), destination(packet.head(), &ip)));
+        let mut exit = ends.map_or(Exit::Nowhere, |(_, dst)| Exit::of(self.tables.outside(uplink, dst), dst));
+        // The host's network knows the host's addresses only; IPv6 may be routed to us (see `nd_proxy`).
+        let foreign = |i: &Iface| i.is_shared() && ends.is_some_and(|(src, _)| src.is_ipv4() && !i.owns(src));
+        if self.tables.iface(uplink).is_some_and(foreign) {
+            exit = Exit::Nowhere;
+        }
         match exit {
             Exit::Hop(hop) => self.transmit(hop, packet, false),
             // To our own address there, where nobody is published.
