@@ -6,9 +6,9 @@ import struct
 import tempfile
 
 from scapy.contrib.geneve import GENEVE, GeneveOptions
-from scapy.all import (ARP, GRE, ICMP, IP, IPv6, TCP, UDP, VXLAN, Dot1AD, Dot1Q, Ether, ICMPv6EchoRequest,
+from scapy.all import (ARP, BOOTP, DHCP, GRE, ICMP, IP, IPv6, TCP, UDP, VXLAN, Dot1AD, Dot1Q, Ether, ICMPv6EchoRequest,
                        IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, PcapNgWriter,
-                       Raw, raw, wrpcap)
+                       Raw, fragment, raw, wrpcap)
 
 HERE = pathlib.Path(__file__).parent / "corpus"
 ETH = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")
@@ -189,3 +189,65 @@ for family, outer in {"v4": ETH / IP(src="192.0.2.1", dst="192.0.2.2", id=5), "v
     write("reassemble", f"{family}-again", part(0, 1, 16) * 2 + part(16, 0, 5))
     write("reassemble", f"{family}-late", part(0, 1, 16) + b"\xff" + part(16, 0, 5)[1:])
     write("reassemble", f"{family}-many", b"".join(part(16 * i, 1, 8) for i in range(20)))
+
+# nat: settings, then path, time and frame; see src/nat.rs.
+OUT, IN, LOCAL, ANSWER = 0, 6, 12, 14
+
+
+def hop(src, dst, l4, **fields):
+    net = (IPv6(src=src, dst=dst) if ":" in src else IP(src=src, dst=dst, **fields)) / l4
+    return Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01") / net
+
+
+def steps(*packets, header=vnet()):
+    return b"".join(bytes([path, time]) + frame(header, packet) for path, time, packet in packets)
+
+
+def seg(sport, dport, flags, seq, ack=0, size=0):
+    return TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack) / Raw(b"x" * size)
+
+
+def dgram(sport, dport, size=20):
+    return UDP(sport=sport, dport=dport) / Raw(b"y" * size)
+
+
+HOST, FAR, OWN, SERVER = "10.0.0.9", "198.51.100.1", "192.0.2.10", "10.0.0.2"
+big = hop(HOST, FAR, dgram(4000, 53, 900), id=7)
+pieces = [Ether(raw(p)) for p in fragment(big, 400)]
+NAT = {
+    "tcp": steps((OUT, 1, hop(HOST, FAR, seg(4000, 80, "S", 1))), (IN, 1, hop(FAR, OWN, seg(80, 4000, "SA", 9, 2))),
+                 (OUT, 1, hop(HOST, FAR, seg(4000, 80, "A", 2, 10, 50))), (IN, 1, hop(FAR, OWN, seg(80, 4000, "FA", 10, 52))),
+                 (OUT, 1, hop(HOST, FAR, seg(4000, 80, "FA", 52, 11))), (IN, 1, hop(FAR, OWN, seg(80, 4000, "A", 11, 53)))),
+    "published": steps((IN, 1, hop(FAR, OWN, seg(4000, 5003, "S", 1))), (OUT, 1, hop(SERVER, FAR, seg(83, 4000, "SA", 9, 2))),
+                       (IN, 1, hop(FAR, OWN, seg(4000, 5003, "R", 2)))),
+    "udp6": steps((OUT, 1, hop("fd00::9", "2001:db8:1::1", dgram(4000, 53))), (IN, 1, hop("2001:db8:1::1", "2001:db8::10", dgram(53, 1024))),
+                  (IN, 1, hop("2001:db8:1::1", "2001:db8::10", dgram(9, 5000)))),
+    "hairpin": steps((OUT, 1, hop(HOST, OWN, dgram(4000, 5000))), (OUT + 1, 1, hop(SERVER, OWN, dgram(5000, 4000)))),
+    "gateway": bytes([32, 0]) + steps((OUT, 1, hop("10.0.0.3", OWN, seg(4000, 5000, "S", 1))), (ANSWER, 1, hop(SERVER, "10.0.0.1", seg(80, 4000, "SA", 9, 2)))),
+    "local": steps((LOCAL, 1, hop(OWN, OWN, dgram(40000, 5000))), (ANSWER + 1, 1, hop(SERVER, "10.0.0.254", dgram(5000, 40000)))),
+    "ping": steps((OUT, 1, hop(HOST, FAR, ICMP(type=8, id=77))), (IN, 1, hop(FAR, OWN, ICMP(type=0, id=77)))),
+    "error": steps((OUT, 1, hop(HOST, FAR, dgram(4000, 53))), (IN, 1, hop("203.0.113.9", OWN, ICMP(type=3, code=4) / IP(src=OWN, dst=FAR) / dgram(4000, 53)))),
+    "static": steps((IN, 1, hop(FAR, "192.0.2.50", dgram(9, 9))), (OUT, 1, hop("10.0.0.5", FAR, GRE()))),
+    "fragments": steps(*((OUT, 1, p) for p in reversed(pieces))),
+    "partial": steps((OUT, 1, hop(HOST, FAR, dgram(4000, 53, 200))), header=vnet(1, 0, 0, 0, 34, 6)),
+    "superframe": steps((OUT, 1, hop(HOST, FAR, seg(4000, 80, "S", 1)))) + steps((OUT, 1, hop(HOST, FAR, seg(4000, 80, "A", 2, 10, 3000))), header=vnet(1, 1, 54, 1000, 34, 16)),
+    "rules": steps((OUT, 1, hop(HOST, FAR, dgram(4000, 53)))) + bytes([32, 0]) + steps((IN, 1, hop(FAR, OWN, dgram(53, 4000)))) + bytes([39, 0, 255, 255, 48, 53]),
+}
+for name, data in NAT.items():
+    write("nat", name, b"\x8c" + data)
+    write("nat", name + "-workers", b"\x06" + data)
+
+
+def dhcp(kind, **fields):
+    options = [("message-type", kind)] + list(fields.pop("options", [])) + ["end"]
+    data = raw(BOOTP(chaddr=b"\x02\0\0\0\0\x09", xid=7, **fields) / DHCP(options=options))
+    return b"\x05" + struct.pack(">H", len(data)) + data
+
+
+offer = [("server_id", "10.0.0.1"), ("requested_addr", "10.0.0.103")]
+write("dhcp", "join", dhcp("discover", options=offer[1:]) + dhcp("request", options=offer) + dhcp("request", ciaddr="10.0.0.103") +
+      dhcp("release", ciaddr="10.0.0.103", options=offer[:1]))
+write("dhcp", "decline", dhcp("discover", options=offer[1:]) + dhcp("decline", options=offer) + dhcp("discover") + dhcp("inform", ciaddr="10.0.0.7"))
+write("dhcp", "identifier", dhcp("discover", options=[("client_id", b"\0web"), ("hostname", b"web-1"), ("max_dhcp_size", 1472)]) +
+      dhcp("request", options=offer[1:]))
+write("dhcp", "overload", dhcp("discover", options=[("dhcp-option-overload", 3)], file=b"\x32\x04\x0a\0\0\x65\xff", sname=b"\x0c\x01a\xff"))

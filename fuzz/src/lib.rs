@@ -5,9 +5,11 @@ pub mod bfd;
 pub mod coalesce;
 pub mod decap;
 pub mod encap;
+pub mod dhcp;
 pub mod forward;
 pub mod headers;
 pub mod input;
+pub mod nat;
 pub mod offload;
 pub mod pcap;
 pub mod reassemble;
@@ -23,8 +25,10 @@ pub const TARGETS: &[Target] = &[
     ("coalesce", coalesce::target),
     ("decap", decap::target),
     ("encap", encap::target),
+    ("dhcp", dhcp::target),
     ("forward", forward::target),
     ("headers", headers::target),
+    ("nat", nat::target),
     ("offload", offload::target),
     ("pcap", pcap::target),
     ("reassemble", reassemble::target),

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 use trunkline_packet::buf::{HEAD_ROOM, HEADROOM, TAIL_ROOM};
 use trunkline_packet::checksum::{Sum, ipv4_header_ok};
-use trunkline_packet::headers::{Headers, IPV6_HLEN, IpVersion, read16, read32, write16};
+use trunkline_packet::headers::{self, Headers, IPV6_HLEN, IpVersion, read16, read32, write16};
 use trunkline_packet::{Checksum, DropCounts, DropReason, Offload, Packet, Pool};
 
 /// The longest payload and the longest IPv4 packet, bytes.
@@ -456,6 +456,7 @@ fn same_payload(piece: &Piece, packet: &Packet, new: &Fragment) -> bool {
 fn build(slot: &Slot, whole: &mut Packet, pool: &mut Pool) -> Result<(), DropReason> {
     const CE: u8 = 1 << 3;
     const NOT_ECT: u8 = 1;
+    const NOT_ONE: headers::Fragment = headers::Fragment::None;
     if slot.ecn & (CE | NOT_ECT) == CE | NOT_ECT {
         return Err(DropReason::OuterFragmentConflict);
     }
@@ -492,6 +493,10 @@ fn build(slot: &Slot, whole: &mut Packet, pool: &mut Pool) -> Result<(), DropRea
             write16(h, 4, len);
             h[1] |= if marked { 3 << 4 } else { 0 };
             h[named - l3] = head[header];
+            // A second fragment header inside makes no sense.
+            if Headers::parse(whole).is_some_and(|ip| ip.fragment != NOT_ONE) {
+                return Err(DropReason::OuterFragmentConflict);
+            }
         }
     }
     Ok(())

@@ -188,6 +188,17 @@ fn contradictions_and_impossible_lengths_condemn() {
 }
 
 #[test]
+fn fragments_of_fragments_are_refused() {
+    let mut world = World::new(true, Limits::default());
+    for (from, more, bytes) in [(0, true, [17, 0, 0, 1, 0, 0, 0, 9]), (8, false, [0; 8])] {
+        let mut p = piece(true, 1, 1, (from, more), &bytes, &mut world.pool);
+        p.head_mut()[14 + 48] = 44;
+        assert!(world.table.push(world.now, p, &mut world.pool, &mut world.drops).is_none());
+    }
+    assert_eq!((world.dropped(DropReason::OuterFragmentConflict), world.table.held()), (2, 0));
+}
+
+#[test]
 fn the_longest_packet_fits() {
     for (v6, len) in [(false, 65515), (true, 65527)] {
         let mut world = World::new(v6, Limits::default());
