@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use port::{PortOptions, PortType, Setting};
+pub(crate) use tunnel::{MeshCommand, MeshOptions, MeshType, PeerCommand, TunnelPortOptions};
 
 /// Trunkline: an Ethernet switch for containers.
 #[derive(Parser, Debug)]
@@ -56,6 +57,12 @@ pub(crate) enum Command {
   trunkline port add br0 web --type tap --netns web --ifname eth0 --address 10.7.0.1/24
   trunkline port set web --vlan 10")]
     Port(PortCommand),
+    /// Meshes: one network over several hosts, without loops
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline mesh add br0 m1 --type vxlan --vni 77 --peers 192.0.2.1,192.0.2.2,192.0.2.3
+  trunkline mesh show m1")]
+    Mesh(MeshCommand),
     /// Forwarding databases: which address is behind which port
     #[command(subcommand)]
     #[command(after_help = "Examples:
@@ -235,7 +242,12 @@ pub(crate) enum PortCommand {
   trunkline port add br0 uplink --type afpacket --interface eth1
   trunkline port add br0 br0 --type host --address 10.7.0.254/24
   trunkline port add br0 gen --type replay --file traffic.pcap --rate 1000
-  trunkline port add br0 sink --type null --no-learning")]
+  trunkline port add br0 sink --type null --no-learning
+  trunkline port add br0 gre0 --type gre --remote 192.0.2.2 --key 7 --csum
+  trunkline port add br0 vx0 --type vxlan --vni 77 --remote 192.0.2.2 --remote 192.0.2.3 --vlan 10
+  trunkline port add br0 vx1 --type vxlan --remote 2001:db8::2 --vlan-map 10=1010,20-29=2020-2029 --bfd
+  trunkline port add br0 vx2 --type vxlan --vni 9 --group 239.1.1.1 --group-interface eth0
+  trunkline port add br0 gnv0 --type geneve --vni 77 --remote 192.0.2.2 --tos inherit --ttl 32")]
     Add {
         /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
@@ -248,6 +260,8 @@ pub(crate) enum PortCommand {
         kind: PortType,
         #[command(flatten)]
         options: Box<PortOptions>,
+        #[command(flatten)]
+        tunnel: Box<TunnelPortOptions>,
     },
     /// Remove a port, with the interface that was made for it
     #[command(after_help = "Example:
@@ -264,8 +278,10 @@ pub(crate) enum PortCommand {
   trunkline port set web --isolated=false --offload off
   trunkline port set web --address 10.7.0.1/24 --address fd00::1/64
   trunkline port set web --bridge br1
+  trunkline port set gre0 --remote 192.0.2.3 --ttl inherit --no-df=false
 
-'none' takes a setting away. What is not named stays as it is; --address, --gateway replace all of theirs.")]
+'none' takes a setting away. What is not named stays as it is; --address, --gateway, --remote replace all of
+theirs.")]
     Set {
         /// Name of the port
         #[arg(value_name = "PORT")]
@@ -275,6 +291,8 @@ pub(crate) enum PortCommand {
         bridge: Option<String>,
         #[command(flatten)]
         options: Box<PortOptions>,
+        #[command(flatten)]
+        tunnel: Box<TunnelPortOptions>,
     },
     /// List the ports
     #[command(after_help = "Examples:

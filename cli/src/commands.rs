@@ -6,9 +6,11 @@ mod counters;
 mod daemon;
 mod fdb;
 mod files;
+mod mesh;
 mod meta;
 mod port;
 mod topology;
+mod tunnel;
 
 use std::io;
 
@@ -66,6 +68,7 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
     match command {
         Command::Bridge(command) => bridge::run(context, command).await,
         Command::Port(command) => port::run(context, command).await,
+        Command::Mesh(command) => mesh::run(context, command).await,
         Command::Fdb(command) => fdb::run(context, command).await,
         Command::Show(json) => topology::show(context, json).await,
         Command::Stats(args) => counters::stats(context, args).await,

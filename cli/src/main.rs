@@ -70,8 +70,8 @@ mod tests {
             ),
             ("bridg list", "unrecognized subcommand 'bridg'; a similar subcommand exists: 'bridge'"),
             (
-                "port add br0 p --type tap --vlam 3",
-                "unexpected argument '--vlam' found; a similar argument exists: '--vlan'",
+                "port add br0 p --type tap --trunk 3",
+                "unexpected argument '--trunk' found; a similar argument exists: '--trunks'",
             ),
             (
                 "port add br0 p --type tap --address 10.0.0.1",
@@ -80,7 +80,7 @@ mod tests {
             ),
             (
                 "port add br0 p --type tapp",
-                "invalid value 'tapp' for '--type <TYPE>' [possible values: tap, host, afpacket, replay, null]; a similar value exists: 'tap'",
+                "invalid value 'tapp' for '--type <TYPE>' [possible values: tap, host, afpacket, replay, null, gre, vxlan, geneve, nvgre]; a similar value exists: 'tap'",
             ),
         ] {
             let error = Cli::try_parse_from(format!("trunkline {line}").split(' ')).unwrap_err();

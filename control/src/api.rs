@@ -7,6 +7,7 @@ mod bridges;
 mod daemon;
 mod edits;
 mod extract;
+mod mesh;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::net::UnixListener;
 
 use crate::controller::Controller;
@@ -79,6 +80,9 @@ fn router(app: App) -> Router {
         .route("/v1/bridges/{name}/fdb/{vlan}/{mac}", delete(bridges::fdb_del))
         .route("/v1/ports", get(ports::list).post(ports::add))
         .route("/v1/ports/{name}", get(ports::show).put(ports::put).patch(ports::patch).delete(ports::del))
+        .route("/v1/meshes", get(mesh::list).post(mesh::add))
+        .route("/v1/meshes/{name}", get(mesh::show).put(mesh::put).patch(mesh::patch).delete(mesh::del))
+        .route("/v1/meshes/{name}/peers/{peer}", put(mesh::peer_add).delete(mesh::peer_del))
         .route("/v1/stats", get(ports::stats))
         .route("/v1/stats/{port}", get(ports::port_stats))
         .route("/v1/drops", get(ports::drops))

@@ -1,6 +1,7 @@
 //! The API's client, for the CLI and for tests: one connection over the Unix socket for each request.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::model::{
-    BridgeSpec, BridgeStatus, DaemonStatus, Desired, DropRow, Event, FdbRow, PortSpec, PortStats, PortStatus,
-    StaticFdb,
+    BridgeSpec, BridgeStatus, DaemonStatus, Desired, DropRow, Event, FdbRow, MeshSpec, MeshStatus, PortSpec,
+    PortStats, PortStatus, StaticFdb,
 };
 use crate::rundir::api_socket;
 use crate::{Error, ErrorKind, Result, files, keeper};
@@ -165,6 +166,64 @@ impl Client {
         let path = format!("/v1/bridges/{}/fdb/flush", segment(bridge));
         let answer: Value = self.send(Method::POST, &path, &json!({ "vlan": vlan, "port": port })).await?;
         answer["flushed"].as_u64().ok_or_else(|| self.strange(&"'flushed' is missing"))
+    }
+
+    /// `GET /v1/meshes`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn meshes(&self) -> Result<Vec<MeshStatus>> {
+        self.get("/v1/meshes").await
+    }
+
+    /// `GET /v1/meshes/{name}`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn mesh(&self, name: &str) -> Result<MeshStatus> {
+        self.get(&format!("/v1/meshes/{}", segment(name))).await
+    }
+
+    /// `POST /v1/meshes`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn add_mesh(&self, name: &str, spec: &MeshSpec) -> Result<MeshStatus> {
+        self.send(Method::POST, "/v1/meshes", &json!({ "name": name, "spec": spec })).await
+    }
+
+    /// `PATCH /v1/meshes/{name}`: changes the keys that the merge patch names, null takes one away.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn patch_mesh(&self, name: &str, patch: &Value) -> Result<MeshStatus> {
+        self.send(Method::PATCH, &format!("/v1/meshes/{}", segment(name)), patch).await
+    }
+
+    /// `DELETE /v1/meshes/{name}`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn del_mesh(&self, name: &str) -> Result<()> {
+        self.delete(&format!("/v1/meshes/{}", segment(name))).await
+    }
+
+    /// `PUT /v1/meshes/{name}/peers/{peer}`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn add_mesh_peer(&self, name: &str, peer: IpAddr) -> Result<MeshStatus> {
+        let path = format!("/v1/meshes/{}/peers/{}", segment(name), segment(&peer.to_string()));
+        self.request(Method::PUT, &path, Bytes::new()).await
+    }
+
+    /// `DELETE /v1/meshes/{name}/peers/{peer}`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn del_mesh_peer(&self, name: &str, peer: IpAddr) -> Result<MeshStatus> {
+        let path = format!("/v1/meshes/{}/peers/{}", segment(name), segment(&peer.to_string()));
+        self.request(Method::DELETE, &path, Bytes::new()).await
     }
 
     /// `GET /v1/stats`

@@ -2,7 +2,7 @@
 //!
 //! It is a thread, not a task, because realising an edit enters namespaces and waits for workers; callers
 //! await its answer. Between edits it sleeps: the retry timer runs only while a port is down, the slow
-//! check only while an interface is adopted.
+//! check only while an interface is adopted or there is a tunnel.
 
 mod actor;
 mod plan;
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::model::{BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
+use crate::model::{BridgeStatus, DaemonStatus, Desired, Event, FdbRow, MeshStatus, PortStats, PortStatus};
 use crate::reconcile::{Notice, World};
 use crate::{Error, ErrorKind, Result};
 use actor::Actor;
@@ -119,6 +119,11 @@ impl Controller {
     /// Every port, by name; none when the controller has stopped.
     pub async fn ports(&self) -> Vec<PortStatus> {
         self.call(|actor| actor.ports()).await.unwrap_or_default()
+    }
+
+    /// Every mesh, by name; none when the controller has stopped.
+    pub async fn meshes(&self) -> Vec<MeshStatus> {
+        self.call(|actor| actor.meshes()).await.unwrap_or_default()
     }
 
     /// A bridge's table, by VLAN and address.

@@ -5,6 +5,8 @@
 //! a whole by undoing the parts that succeeded. Ports that go are parked first and let go of only when the
 //! rest of the edit has succeeded: a parked interface can be taken back with everything on it.
 
+use std::net::IpAddr;
+
 use crate::model::{
     BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb,
 };
@@ -86,8 +88,13 @@ pub trait World: Send {
     fn retry(&mut self) -> Vec<String>;
     /// Whether [`World::check`] has anything to do.
     fn needs_check(&self) -> bool;
-    /// Looks at what nobody reports, such as the MTU of adopted interfaces; returns what changed.
+    /// Looks at what nobody reports, such as the MTU of adopted interfaces and of tunnels' paths; returns what
+    /// changed.
     fn check(&mut self) -> Vec<String>;
+    /// Whether there are tunnels, whose paths are looked at more often.
+    fn has_tunnels(&self) -> bool;
+    /// Whether an address is this host's own.
+    fn is_own(&self, address: IpAddr) -> bool;
 
     /// The daemon stops. `release`: interfaces are let go of too, instead of being kept for the next daemon.
     fn stop(&mut self, release: bool);

@@ -16,6 +16,14 @@ pub(crate) enum PortType {
     Replay,
     /// Takes every frame and delivers none
     Null,
+    /// A tunnel: Ethernet in GRE
+    Gre,
+    /// A tunnel: VXLAN (RFC 7348)
+    Vxlan,
+    /// A tunnel: Geneve (RFC 8926)
+    Geneve,
+    /// A tunnel: NVGRE (RFC 7637)
+    Nvgre,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -49,11 +57,11 @@ pub(crate) enum Setting {
     To(Value),
 }
 
-fn text(s: &str) -> Result<Setting, String> {
+pub(super) fn text(s: &str) -> Result<Setting, String> {
     Ok(if s == "none" { Setting::None } else { Setting::To(s.into()) })
 }
 
-fn number(s: &str) -> Result<Setting, String> {
+pub(super) fn number(s: &str) -> Result<Setting, String> {
     match s {
         "none" => Ok(Setting::None),
         _ => s.parse::<u64>().map(|n| Setting::To(n.into())).map_err(|_| "it is not a number".to_owned()),
@@ -148,7 +156,8 @@ pub(crate) struct PortOptions {
     /// MAC address of the interface [default: drawn once and kept]
     #[arg(long, value_name = "MAC", value_parser = text, help_heading = "tap and host")]
     pub(crate) mac: Option<Setting>,
-    /// MTU of the interface [default: 1500]
+    /// MTU of the interface [default: 1500, or what the bridge's tunnels take]; of a tunnel, its longest inner
+    /// packet [default: what the path takes]
     #[arg(long, value_name = "BYTES", value_parser = number, help_heading = "tap and host")]
     pub(crate) mtu: Option<Setting>,
     /// Queues of the interface, 1 to 256 [default: 1]
@@ -173,7 +182,7 @@ pub(crate) struct PortOptions {
     pub(crate) count: Option<Setting>,
 }
 
-fn value_name(value: impl ValueEnum) -> Value {
+pub(super) fn value_name(value: impl ValueEnum) -> Value {
     value.to_possible_value().map_or(Value::Null, |v| v.get_name().into())
 }
 
@@ -181,8 +190,16 @@ fn vlan_mode(mode: VlanMode) -> Value {
     if matches!(mode, VlanMode::None) { Value::Null } else { value_name(mode) }
 }
 
+/// What an option makes of its key: null to take it away.
+pub(super) fn setting(s: &Option<Setting>) -> Option<Value> {
+    s.clone().map(|s| match s {
+        Setting::None => Value::Null,
+        Setting::To(value) => value,
+    })
+}
+
 /// What `--address` and the like, given any number of times, make of the list.
-fn list(settings: &[Setting]) -> Option<Value> {
+pub(super) fn list(settings: &[Setting]) -> Option<Value> {
     if settings.is_empty() {
         return None;
     }
@@ -196,12 +213,6 @@ fn list(settings: &[Setting]) -> Option<Value> {
 impl PortOptions {
     /// The options as a JSON merge patch of a port's spec: null for what is taken away.
     pub(crate) fn patch(&self) -> Map<String, Value> {
-        let setting = |s: &Option<Setting>| {
-            s.clone().map(|s| match s {
-                Setting::None => Value::Null,
-                Setting::To(value) => value,
-            })
-        };
         let flag = |f: Option<bool>| f.map(Value::Bool);
         let labels: Map<String, Value> = self
             .labels

@@ -70,6 +70,9 @@ fn every_reading_command_speaks_json() {
         "stats p",
         "drops",
         "container list",
+        "mesh list",
+        "mesh show",
+        "mesh show m",
         "export",
         "watch",
         "apply f --dry-run",
@@ -81,8 +84,8 @@ fn every_reading_command_speaks_json() {
 fn patch(options: &str) -> serde_json::Value {
     let line = format!("trunkline port set web {options}");
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-    let Command::Port(PortCommand::Set { options, .. }) = cli.command else { panic!("{line}") };
-    options.patch().into()
+    let Command::Port(PortCommand::Set { options, tunnel, .. }) = cli.command else { panic!("{line}") };
+    options.patch().into_iter().chain(tunnel.patch()).collect()
 }
 
 #[test]
@@ -119,6 +122,25 @@ fn options_become_a_patch() {
             "--file /a.pcap --rate 5 --count 6 --split-horizon-group 3",
             json!({"file": "/a.pcap", "rate": 5, "count": 6, "split-horizon-group": 3}),
         ),
+        (
+            "--remote 192.0.2.2 --remote 2001:db8:0::2 --local none --key 7 --vni none --mtu 1400",
+            json!({"remotes": ["192.0.2.2", "2001:db8::2"], "local": null, "key": 7, "vni": null, "mtu": 1400}),
+        ),
+        (
+            "--csum --seq=false --tos inherit --ttl 9 --no-df --no-mss-clamp=false --bfd --no-learning-remotes",
+            json!({"csum": true, "seq": false, "tos": "inherit", "ttl": 9, "df": false, "mss-clamp": true,
+                   "bfd": true, "learn-remotes": false}),
+        ),
+        (
+            "--group 239.1.1.1 --group-interface eth0 --udp-csum --zero-csum6 --dst-port 8472 --bfd-interval 50",
+            json!({"group": "239.1.1.1", "group-interface": "eth0", "udp-csum": true, "zero-csum6": true,
+                   "dst-port": 8472, "bfd-interval": 50}),
+        ),
+        (
+            "--vlan-map 1=2 --inner-vlan keep --bfd-multiplier none --underlay up",
+            json!({"vlan-map": "1=2", "inner-vlan": "keep", "bfd-multiplier": null, "underlay": "up"}),
+        ),
+        ("--inner-vlan none --tos none", json!({"inner-vlan": null, "tos": null})),
     ] {
         assert_eq!(patch(options), expected, "{options}");
     }

@@ -65,7 +65,7 @@ async fn attach(context: &Context<'_>, container: &str, bridge: &str, mut option
     let mut labels = Map::new();
     labels.insert(LABEL.into(), container.into());
     labels.insert(IFNAME_LABEL.into(), ifname.into());
-    let spec = port::spec(&name, bridge, PortType::Tap, &options, labels)?;
+    let spec = port::spec(&name, bridge, PortType::Tap, options.patch(), labels)?;
     let made = context.client.add_port(&name, &spec).await?;
     context.out.print(&format!("{}\n", made.name))
 }

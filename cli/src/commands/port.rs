@@ -6,20 +6,22 @@ use trunkline_control::model::keys::{self, Object};
 use trunkline_control::model::{PortKind, PortSpec, PortStats, PortStatus};
 use trunkline_control::{Error, validate};
 
-use super::{Context, Outcome, counters, topology};
-use crate::args::{PortCommand, PortOptions, PortType};
+use super::{Context, Outcome, counters, topology, tunnel};
+use crate::args::{PortCommand, PortType};
 use crate::output::{Look, Output, Table, plural};
 
 pub(super) async fn run(context: &Context<'_>, command: PortCommand) -> Outcome {
     let Context { client, out } = context;
     match command {
-        PortCommand::Add { bridge, name, kind, options } => {
-            let spec = spec(&name, &bridge, kind, &options, Map::new())?;
+        PortCommand::Add { bridge, name, kind, options, tunnel } => {
+            let patch = options.patch().into_iter().chain(tunnel.patch()).collect();
+            let spec = spec(&name, &bridge, kind, patch, Map::new())?;
             client.add_port(&name, &spec).await?;
         }
         PortCommand::Del { name } => client.del_port(&name).await?,
-        PortCommand::Set { name, bridge, options } => {
+        PortCommand::Set { name, bridge, options, tunnel } => {
             let mut patch = options.patch();
+            patch.extend(tunnel.patch());
             patch.extend(bridge.map(|b| ("bridge".to_owned(), b.into())));
             if patch.is_empty() {
                 return Err(Error::invalid("nothing to set").hint("see: trunkline port set --help").into());
@@ -47,10 +49,10 @@ pub(super) fn spec(
     name: &str,
     bridge: &str,
     kind: PortType,
-    options: &PortOptions,
+    options: Map<String, Value>,
     labels: Map<String, Value>,
 ) -> Result<PortSpec, Error> {
-    let mut map: Map<String, Value> = options.patch().into_iter().filter(|(_, v)| !v.is_null()).collect();
+    let mut map: Map<String, Value> = options.into_iter().filter(|(_, v)| !v.is_null()).collect();
     let type_name = kind.to_possible_value().map(|v| v.get_name().to_owned());
     map.insert("bridge".into(), bridge.into());
     map.insert("type".into(), type_name.into());
@@ -103,7 +105,7 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
         ("reason", port.reason.clone()),
         ("vlan", topology::vlan(spec)),
         ("mac", port.mac.clone().unwrap_or_default()),
-        ("mtu", if port.mtu == 0 { String::new() } else { port.mtu.to_string() }),
+        ("mtu", mtu(port)),
         ("addresses", topology::addresses(spec)),
     ];
     if let PortKind::Tap(trunkline_control::model::TapSpec { link, .. })
@@ -112,6 +114,7 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
         let gateways: Vec<_> = link.gateways.iter().map(ToString::to_string).collect();
         lines.push(("gateways", gateways.join(" ")));
     }
+    lines.extend(tunnel::lines(port));
     lines.push(("offloads", port.offloads.join(" ")));
     lines.push(("queues", if port.queues == 0 { String::new() } else { port.queues.to_string() }));
     lines.push(("learned", plural(port.macs, "address", "es")));
@@ -123,6 +126,14 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
     let text: String =
         lines.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k:width$}{v}\n")).collect();
     text + &counters::in_full(stats, width)
+}
+
+fn mtu(port: &PortStatus) -> String {
+    match (port.mtu, port.mtu_why.as_str()) {
+        (0, _) => String::new(),
+        (mtu, "") => mtu.to_string(),
+        (mtu, why) => format!("{mtu}, {why}"),
+    }
 }
 
 /// What is not as it is by default.
@@ -198,13 +209,22 @@ dropped     2 vlan-filtered
                 "port web: a port of type null has no key 'netns'; it belongs to type tap",
             ),
             ("--type replay", "port web: missing key 'file'"),
+            (
+                "--type gre",
+                "port web: a tunnel needs a remote; give the other host's address, or for vxlan a multicast group",
+            ),
+            (
+                "--type tap --remote 192.0.2.2",
+                "port web: a port of type tap has no key 'remotes'; it belongs to type gre or nvgre or vxlan or geneve",
+            ),
         ] {
             let line = format!("trunkline port add br0 web {options}");
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-            let Command::Port(PortCommand::Add { bridge, name, kind, options }) = cli.command else {
+            let Command::Port(PortCommand::Add { bridge, name, kind, options, tunnel }) = cli.command else {
                 panic!()
             };
-            assert_eq!(spec(&name, &bridge, kind, &options, Map::new()).unwrap_err().to_string(), says);
+            let patch = options.patch().into_iter().chain(tunnel.patch()).collect();
+            assert_eq!(spec(&name, &bridge, kind, patch, Map::new()).unwrap_err().to_string(), says);
         }
     }
 }

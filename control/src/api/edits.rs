@@ -5,6 +5,7 @@ use serde_json::Value;
 use trunkline_packet::MacAddr;
 
 use crate::model::keys::{self, Object};
+use crate::model::tunnel::member_of;
 use crate::model::{BridgeSpec, Desired, PortSpec, StaticFdb};
 use crate::{Error, Result, error::no_bridge};
 
@@ -22,6 +23,15 @@ pub(super) fn read_port(name: &str, body: Value) -> Result<PortSpec> {
 
 pub(super) fn no_port(name: &str) -> Error {
     Error::not_found(format!("there is no port {name}")).hint("see: trunkline port list")
+}
+
+/// What is said of a port that cannot be edited: there is none, or it is a mesh's.
+fn no_own_port(desired: &Desired, name: &str) -> Error {
+    match member_of(name).filter(|_| desired.port(name).is_some()) {
+        Some((mesh, _)) => Error::conflict(format!("port {name} belongs to mesh {mesh}"))
+            .hint(format!("see: trunkline mesh set {mesh} --help, trunkline mesh peer --help")),
+        None => no_port(name),
+    }
 }
 
 pub(super) fn bridge<'d>(desired: &'d mut Desired, name: &str) -> Result<&'d mut BridgeSpec> {
@@ -53,12 +63,20 @@ pub(super) fn del_bridge(desired: &mut Desired, name: &str, force: bool) -> Resu
     bridge(desired, name)?;
     let ports: Vec<String> =
         desired.ports.iter().filter(|(_, p)| p.bridge == name).map(|(name, _)| name.clone()).collect();
+    let refuse = |what: &str, names: &[&String]| {
+        let few = names.iter().take(3).map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
+        let more = if names.len() > 3 { ", …" } else { "" };
+        Err(Error::conflict(format!("bridge {name} has {what}: {few}{more}"))
+            .hint("delete them first, or all together with --force"))
+    };
     if !ports.is_empty() && !force {
-        let few = ports.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        let more = if ports.len() > 3 { ", …" } else { "" };
-        return Err(Error::conflict(format!("bridge {name} has ports: {few}{more}"))
-            .hint("delete them first, or all together with --force"));
+        return refuse("ports", &ports.iter().collect::<Vec<_>>());
     }
+    let meshes: Vec<_> = desired.meshes.iter().filter(|(_, m)| m.bridge == name).map(|(n, _)| n).collect();
+    if !meshes.is_empty() && !force {
+        return refuse("meshes", &meshes);
+    }
+    desired.meshes.retain(|_, mesh| mesh.bridge != name);
     ports.iter().for_each(|port| {
         desired.remove_port(port);
     });
@@ -81,7 +99,8 @@ pub(super) fn add_port(desired: &mut Desired, name: String, spec: PortSpec) -> R
 pub(super) fn put_port(desired: &mut Desired, name: &str, body: Value) -> Result<()> {
     let owned = body.get("owner").is_some();
     let mut spec = read_port(name, body)?;
-    let old = desired.ports.get_mut(name).ok_or_else(|| no_port(name))?;
+    let missing = no_own_port(desired, name);
+    let old = desired.ports.get_mut(name).ok_or(missing)?;
     if !owned {
         spec.owner = old.owner;
     }
@@ -91,10 +110,9 @@ pub(super) fn put_port(desired: &mut Desired, name: &str, body: Value) -> Result
 
 /// Changes the keys that `patch` names; null takes one away (RFC 7386).
 pub(super) fn patch_port(desired: &mut Desired, name: &str, patch: &Value) -> Result<()> {
-    if !patch.is_object() {
-        return Err(Error::invalid("a merge patch is a JSON object").hint("for example {\"vlan\": 20}"));
-    }
-    let old = desired.ports.get_mut(name).ok_or_else(|| no_port(name))?;
+    patch_is_object(patch)?;
+    let missing = no_own_port(desired, name);
+    let old = desired.ports.get_mut(name).ok_or(missing)?;
     let mut value =
         serde_json::to_value(&*old).map_err(|e| Error::new(crate::ErrorKind::Internal, e.to_string()))?;
     merge_patch(&mut value, patch);
@@ -102,8 +120,16 @@ pub(super) fn patch_port(desired: &mut Desired, name: &str, patch: &Value) -> Re
     Ok(())
 }
 
+/// Refuses a merge patch that is no object.
+pub(super) fn patch_is_object(patch: &Value) -> Result<()> {
+    match patch.is_object() {
+        true => Ok(()),
+        false => Err(Error::invalid("a merge patch is a JSON object").hint("for example {\"vlan\": 20}")),
+    }
+}
+
 /// RFC 7386 §2, MergePatch.
-fn merge_patch(target: &mut Value, patch: &Value) {
+pub(super) fn merge_patch(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;
@@ -123,7 +149,7 @@ fn merge_patch(target: &mut Value, patch: &Value) {
 }
 
 pub(super) fn del_port(desired: &mut Desired, name: &str) -> Result<()> {
-    if desired.remove_port(name) { Ok(()) } else { Err(no_port(name)) }
+    if desired.remove_port(name) { Ok(()) } else { Err(no_own_port(desired, name)) }
 }
 
 /// Adds a static entry, in place of one of the same address and VLAN.

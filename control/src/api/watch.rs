@@ -26,6 +26,7 @@ async fn events(app: App) -> impl Stream<Item = Event> {
     let news = BroadcastStream::new(app.controller.watch());
     let mut present = vec![Event::Hello { revision: app.controller.revision() }];
     present.extend(app.controller.bridges().await.into_iter().map(|b| Event::Bridge(Box::new(b))));
+    present.extend(app.controller.meshes().await.into_iter().map(|m| Event::Mesh(Box::new(m))));
     present.extend(app.controller.ports().await.into_iter().map(|p| Event::Port(Box::new(p))));
     let news = news.map(|item| match item {
         Ok(event) => event,

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 use super::{Command, Persist, Shared, gone};
-use crate::model::{BridgeSpec, BridgeStatus, DaemonStatus, Desired, Event, FdbRow, PortStats, PortStatus};
+use crate::model::tunnel::{member_name, member_of, mesh_peer};
+use crate::model::{
+    BridgeSpec, BridgeStatus, DaemonStatus, Desired, Event, FdbRow, MeshSpec, MeshStatus, PortSpec,
+    PortStats, PortStatus,
+};
 use crate::reconcile::{Notice, World, down_status, inherit};
 use crate::validate::validate_edit;
 use crate::{Error, Result, error::no_bridge};
@@ -15,11 +19,15 @@ use crate::{Error, Result, error::no_bridge};
 const RETRY: Duration = Duration::from_secs(1);
 /// How often adopted interfaces are looked at.
 const CHECK: Duration = Duration::from_secs(5);
+/// How often they are, and the paths of tunnels.
+const CHECK_TUNNELS: Duration = Duration::from_secs(1);
 
 pub(super) struct Actor {
     world: Box<dyn World>,
     persist: Persist,
     shared: Arc<Shared>,
+    /// What is desired, with the ports of meshes in place of the meshes: what is realised, by name.
+    realised: Arc<Desired>,
     started: Instant,
     retry_at: Option<Instant>,
     check_at: Option<Instant>,
@@ -42,6 +50,7 @@ impl Actor {
             world,
             persist,
             shared,
+            realised: Arc::default(),
             started: Instant::now(),
             retry_at: None,
             check_at: None,
@@ -51,11 +60,15 @@ impl Actor {
 
     /// Makes the world as the state file says, as far as it goes.
     pub(super) fn load(&mut self) {
-        let desired = self.desired();
+        let desired = Arc::new(self.expand(&self.desired()));
+        self.realised = desired.clone();
         for (name, spec) in &desired.bridges {
             self.world.add_bridge(name, spec);
         }
-        for (name, spec) in &desired.ports {
+        // Tunnels say what MTU the others get.
+        let (tunnels, others): (Vec<_>, Vec<_>) =
+            desired.ports.iter().partition(|(_, spec)| spec.kind.tunnel().is_some());
+        for (name, spec) in tunnels.into_iter().chain(others) {
             self.world.restore_port(name, spec);
         }
         for (name, spec) in &desired.bridges {
@@ -102,13 +115,42 @@ impl Actor {
             self.check_at = None;
             let changed = self.world.check();
             self.announce_ports(&changed);
+            self.follow_addresses();
         }
         self.arm();
     }
 
     fn arm(&mut self) {
         arm(&mut self.retry_at, self.world.has_down(), RETRY);
-        arm(&mut self.check_at, self.world.needs_check(), CHECK);
+        let meshes = !self.shared.current.read().1.meshes.is_empty();
+        let often = self.world.has_tunnels() || meshes;
+        let period = if often { CHECK_TUNNELS } else { CHECK };
+        arm(&mut self.check_at, often || self.world.needs_check(), period);
+    }
+
+    /// With the ports of meshes.
+    fn expand(&self, desired: &Desired) -> Desired {
+        desired.expanded(|address| self.world.is_own(address))
+    }
+
+    /// This host's own addresses came or went since its meshes were made.
+    fn follow_addresses(&mut self) {
+        let desired = self.desired();
+        if desired.meshes.is_empty() {
+            return;
+        }
+        let (old, new) = (self.realised.clone(), self.expand(&desired));
+        if *old == new {
+            return;
+        }
+        let mut journal = Vec::new();
+        if let Err(error) = self.realise(&Plan::new(&old, &new), &old, &new, &mut journal) {
+            tracing::warn!(%error, "meshes do not follow the addresses of this host");
+            return self.undo(journal, &old, &new);
+        }
+        self.world.commit();
+        self.realised = Arc::new(new);
+        self.announce(&old, &desired, &desired);
     }
 
     pub(super) fn edit<T>(&mut self, f: impl FnOnce(&mut Desired) -> Result<T>) -> Result<T> {
@@ -132,18 +174,20 @@ impl Actor {
                 self.world.complete(name, spec).map_err(|e| e.within(format_args!("port {name}")))?;
             }
         }
-        let plan = Plan::new(&old, &new);
+        let (before, after) = (self.realised.clone(), self.expand(&new));
+        let plan = Plan::new(&before, &after);
         let mut journal = Vec::new();
-        let done = self.realise(&plan, &old, &new, &mut journal).and_then(|()| (self.persist)(&new));
+        let done = self.realise(&plan, &before, &after, &mut journal).and_then(|()| (self.persist)(&new));
         if let Err(error) = done {
-            self.undo(journal, &old, &new);
+            self.undo(journal, &before, &after);
             return Err(error);
         }
         self.world.commit();
         for name in &plan.remove_bridges {
             self.world.remove_bridge(name);
         }
-        self.publish(&old, new);
+        self.realised = Arc::new(after);
+        self.publish(&before, &old, new);
         Ok(answer)
     }
 
@@ -204,7 +248,7 @@ impl Actor {
         }
     }
 
-    fn publish(&mut self, old: &Desired, new: Desired) {
+    fn publish(&mut self, realised: &Desired, old: &Desired, new: Desired) {
         let new = Arc::new(new);
         let revision = {
             let mut current = self.shared.current.write();
@@ -213,6 +257,12 @@ impl Actor {
             current.0
         };
         self.shared.emit(Event::Revision { revision });
+        self.announce(realised, old, &new);
+    }
+
+    /// Tells what became of `realised`, and of the meshes of `desired_before`.
+    fn announce(&mut self, old: &Desired, desired_before: &Desired, desired: &Desired) {
+        let new = self.realised.clone();
         for name in new.bridges.keys() {
             if old.bridges.get(name) != new.bridges.get(name) || members(old, name).ne(members(&new, name)) {
                 let status = self.bridge_status(&new, name);
@@ -222,8 +272,18 @@ impl Actor {
         let changed: Vec<_> =
             new.ports.iter().filter(|(n, s)| old.ports.get(*n) != Some(s)).map(|(n, _)| n.clone()).collect();
         self.announce_ports(&changed);
+        for (name, spec) in &desired.meshes {
+            let of = |port: &String| member_of(port).is_some_and(|(mesh, _)| mesh == name);
+            let gone = old.ports.keys().any(|port| of(port) && !new.ports.contains_key(port));
+            if gone || desired_before.meshes.get(name) != Some(spec) || changed.iter().any(of) {
+                self.shared.emit(Event::Mesh(Box::new(self.mesh_status(name, spec))));
+            }
+        }
         for name in old.ports.keys().filter(|n| !new.ports.contains_key(*n)) {
             self.shared.emit(Event::PortGone { name: name.clone() });
+        }
+        for name in desired_before.meshes.keys().filter(|n| !desired.meshes.contains_key(*n)) {
+            self.shared.emit(Event::MeshGone { name: name.clone() });
         }
         for name in old.bridges.keys().filter(|n| !new.bridges.contains_key(*n)) {
             self.shared.emit(Event::BridgeGone { name: name.clone() });
@@ -245,8 +305,29 @@ impl Actor {
         }
     }
 
+    pub(super) fn meshes(&self) -> Vec<MeshStatus> {
+        self.desired().meshes.iter().map(|(name, spec)| self.mesh_status(name, spec)).collect()
+    }
+
+    fn mesh_status(&self, name: &str, spec: &MeshSpec) -> MeshStatus {
+        let mut addresses = spec.peers.clone();
+        addresses.sort_unstable();
+        let mut status =
+            MeshStatus { name: name.to_owned(), spec: spec.clone(), own: Vec::new(), peers: Vec::new() };
+        for address in addresses {
+            let port = member_name(name, address);
+            match self.realised.ports.get(&port) {
+                Some(member) => {
+                    status.peers.push(mesh_peer(address, self.status_of(&port, member)));
+                }
+                None => status.own.push(address),
+            }
+        }
+        status
+    }
+
     pub(super) fn bridges(&self) -> Vec<BridgeStatus> {
-        let desired = self.desired();
+        let desired = self.realised.clone();
         desired.bridges.keys().map(|name| self.bridge_status(&desired, name)).collect()
     }
 
@@ -262,12 +343,12 @@ impl Actor {
     }
 
     pub(super) fn ports(&self) -> Vec<PortStatus> {
-        let desired = self.desired();
-        let unknown = Error::failed("the port is not realised");
-        let status = |(name, spec): (&String, _)| {
-            self.world.port_status(name).unwrap_or_else(|| down_status(name, spec, &unknown))
-        };
-        desired.ports.iter().map(status).collect()
+        self.realised.ports.iter().map(|(name, spec)| self.status_of(name, spec)).collect()
+    }
+
+    fn status_of(&self, name: &str, spec: &PortSpec) -> PortStatus {
+        let unknown = || down_status(name, spec, &Error::failed("the port is not realised"));
+        self.world.port_status(name).unwrap_or_else(unknown)
     }
 
     pub(super) fn fdb(&self, bridge: &str) -> Result<Vec<FdbRow>> {
@@ -275,7 +356,7 @@ impl Actor {
     }
 
     pub(super) fn fdb_flush(&mut self, bridge: &str, vlan: Option<u16>, port: Option<&str>) -> Result<u64> {
-        let desired = self.desired();
+        let desired = self.realised.clone();
         if !desired.bridges.contains_key(bridge) {
             return Err(no_bridge(bridge));
         }

@@ -9,7 +9,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use trunkline_tunnel::Kind;
 
-use super::{Desired, OffloadMode, Owner, PortKind, PortSpec, is_false, keys};
+use super::{Desired, OffloadMode, Owner, PortKind, PortSpec, PortState, PortStatus, is_false, keys};
 
 /// Everything that can be said of a tunnel; which keys go with which type, [`keys`] knows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -386,7 +386,7 @@ pub struct MeshPeer {
     /// Name of the port that is the tunnel to it.
     pub port: String,
     /// Whether frames pass.
-    pub state: super::PortState,
+    pub state: PortState,
     /// Why not; empty when up.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -398,4 +398,27 @@ pub struct MeshPeer {
     /// The far end.
     #[serde(flatten)]
     pub peer: PeerStatus,
+}
+
+/// A member of a mesh as the status of its port has it.
+pub(crate) fn mesh_peer(address: IpAddr, port: PortStatus) -> MeshPeer {
+    let nothing_known = || PeerStatus {
+        remote: address,
+        liveness: Liveness::Unknown,
+        diag: String::new(),
+        rtt_us: None,
+        loss_permille: None,
+        path_mtu: None,
+        local: None,
+        since: None,
+    };
+    let peer = port.peers.into_iter().find(|p| p.remote == address).unwrap_or_else(nothing_known);
+    MeshPeer {
+        port: port.name,
+        state: port.state,
+        reason: port.reason,
+        inner_mtu: port.mtu,
+        mtu_why: port.mtu_why,
+        peer,
+    }
 }

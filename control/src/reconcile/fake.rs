@@ -2,6 +2,7 @@
 //! purpose.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -29,6 +30,8 @@ pub(crate) struct FakeWorld {
     pub(crate) state: Arc<Mutex<State>>,
     /// Operations that fail, as `add NAME`, `update NAME`, `static BRIDGE`, `complete NAME`.
     pub(crate) failing: Arc<Mutex<Vec<String>>>,
+    /// Addresses of this host.
+    pub(crate) own: Arc<Mutex<Vec<IpAddr>>>,
 }
 
 impl FakeWorld {
@@ -220,6 +223,14 @@ impl World for FakeWorld {
 
     fn check(&mut self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn has_tunnels(&self) -> bool {
+        false
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.lock().contains(&address)
     }
 
     fn stop(&mut self, release: bool) {

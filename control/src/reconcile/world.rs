@@ -454,6 +454,14 @@ impl World for KernelWorld {
         adopted.into_iter().filter(|name| self.look_at(name)).collect()
     }
 
+    fn has_tunnels(&self) -> bool {
+        false
+    }
+
+    fn is_own(&self, _address: std::net::IpAddr) -> bool {
+        false
+    }
+
     fn stop(&mut self, release: bool) {
         if let Some(keeper) = self.keeper.take() {
             if release {
