@@ -15,6 +15,7 @@ use std::sync::{Arc, Weak};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use crate::guard::PortShare;
 use crate::link::{self, Link};
 use crate::{Queues, TxCaps, sys};
 
@@ -54,11 +55,25 @@ impl AfPacket {
     /// `NotFound` when there is no such interface; `InvalidInput` when it is not an Ethernet one;
     /// `PermissionDenied` without CAP_NET_RAW.
     pub fn open(interface: &str, offload: bool) -> io::Result<AfPacket> {
-        let ifindex = link::index(interface)?;
-        AfPacket::set_up(ifindex, offload).map_err(|e| sys::context(format_args!("interface {interface}"), e))
+        AfPacket::open_for(interface, offload, None)
     }
 
-    fn set_up(ifindex: u32, offload: bool) -> io::Result<AfPacket> {
+    /// The same for an interface that stays the host's: receives only what may belong to the ports of
+    /// `share`, and does not make it promiscuous. Filtered in the kernel, so that the rest costs little.
+    ///
+    /// # Errors
+    /// As [`AfPacket::open`]; `InvalidInput` when the share makes no sense.
+    pub fn open_shared(interface: &str, offload: bool, share: &PortShare) -> io::Result<AfPacket> {
+        AfPacket::open_for(interface, offload, Some(share))
+    }
+
+    fn open_for(interface: &str, offload: bool, share: Option<&PortShare>) -> io::Result<AfPacket> {
+        let ifindex = link::index(interface)?;
+        AfPacket::set_up(ifindex, offload, share)
+            .map_err(|e| sys::context(format_args!("interface {interface}"), e))
+    }
+
+    fn set_up(ifindex: u32, offload: bool, share: Option<&PortShare>) -> io::Result<AfPacket> {
         // Protocol 0: nothing is received before everything is set.
         let fd = socket_with(
             AddressFamily::PACKET,
@@ -81,13 +96,10 @@ impl AfPacket {
                 sys::setsockopt(fd.as_fd(), libc::SOL_SOCKET, plain, &BUFFER)?;
             }
         }
-        let promiscuous = libc::packet_mreq {
-            mr_ifindex: ifindex as libc::c_int,
-            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        sys::setsockopt(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &promiscuous)?;
+        match share {
+            Some(share) => share.filter(&fd)?,
+            None => promiscuous(&fd, ifindex)?,
+        }
         let link = Link::get_on(&fd, ifindex)?;
         bind(&fd, ifindex, libc::ETH_P_ALL as u16)?;
         let caps = if offload {
@@ -150,6 +162,15 @@ impl Monitor {
         Ok(link)
     }
 
+    /// Changes the share of a socket of [`AfPacket::open_shared`] while it runs.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the share makes no sense; `NotFound` when the socket is closed.
+    pub fn set_share(&self, share: &PortShare) -> io::Result<()> {
+        let socket = self.0.upgrade().ok_or_else(gone)?;
+        share.filter(&socket.fd)
+    }
+
     /// Frames the kernel dropped because the socket's buffer was full, since it was opened; 0 once it is
     /// closed.
     pub fn ring_drops(&self) -> u64 {
@@ -170,6 +191,17 @@ impl Socket {
     fn is_gone(&self) -> bool {
         !matches!(bound(&self.fd), Ok((index, _)) if index == self.ifindex as i32)
     }
+}
+
+/// Takes frames for all addresses, while the socket lives.
+fn promiscuous(fd: &OwnedFd, ifindex: u32) -> io::Result<()> {
+    let request = libc::packet_mreq {
+        mr_ifindex: ifindex as libc::c_int,
+        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    sys::setsockopt(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
 }
 
 fn gone() -> io::Error {

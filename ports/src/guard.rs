@@ -1,14 +1,25 @@
-//! Keeps the host's stack away from an interface that a packet socket has taken over.
+//! Keeps the host's stack away from an interface that a packet socket has taken over, or from the ports of
+//! it that the switch has.
 //!
-//! Everything is dropped at an ingress hook of the interface. Packet sockets get their frames before those
-//! hooks, so they still see all of them; IP, ARP, bridges, VLAN interfaces and everything else of the host's
-//! see none. Sending is untouched.
+//! Everything ([`IngressDrop::attach`]), or what is for those ports ([`IngressDrop::attach_ports`]), is
+//! dropped at an ingress hook of the interface. Packet sockets get their frames before those hooks, so they
+//! still see all of them; IP, ARP, bridges, VLAN interfaces and everything else of the host's see none of
+//! what is dropped. Sending is untouched: see [`Reservation`] for the host's own source ports.
 
 mod nft;
+mod program;
+mod reserve;
+mod share;
 mod tcx;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+pub use reserve::{Reservation, taken_ports};
+pub use share::PortShare;
+
+use program::{Op, Program};
+use share::Whom;
 
 /// The hook that drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +32,9 @@ pub enum Method {
     Nft,
 }
 
-/// Drops everything an interface receives before the host's stack sees it, until the last descriptor of it
-/// is closed or the interface goes. Several on one interface do no harm.
+/// Drops what an interface receives before the host's stack sees it, all of it or what is for some ports,
+/// until the last descriptor of it is closed or the interface goes. Several on one interface do no harm: to
+/// change what is dropped, attach another one and then drop the first.
 #[derive(Debug)]
 pub struct IngressDrop {
     method: Method,
@@ -30,17 +42,13 @@ pub struct IngressDrop {
 }
 
 impl IngressDrop {
-    /// Attaches to an interface of the calling thread's namespace, by [`Method::Tcx`] or else
+    /// Drops everything on an interface of the calling thread's namespace, by [`Method::Tcx`] or else
     /// [`Method::Nft`].
     ///
     /// # Errors
     /// As [`IngressDrop::attach_by`]; when both fail, the kind is the second's and the text has both.
     pub fn attach(ifindex: u32) -> io::Result<IngressDrop> {
-        IngressDrop::attach_by(ifindex, Method::Tcx).or_else(|tcx| match tcx.kind() {
-            io::ErrorKind::NotFound => Err(tcx),
-            _ => IngressDrop::attach_by(ifindex, Method::Nft)
-                .map_err(|nft| io::Error::new(nft.kind(), format!("{tcx}; {nft}"))),
-        })
+        either(|method| IngressDrop::attach_by(ifindex, method))
     }
 
     /// The same by one method only.
@@ -50,8 +58,36 @@ impl IngressDrop {
     /// `NotFound` when there is no such interface.
     pub fn attach_by(ifindex: u32, method: Method) -> io::Result<IngressDrop> {
         let fd = match method {
-            Method::Tcx => tcx::attach(ifindex),
-            Method::Nft => nft::attach(ifindex),
+            Method::Tcx => {
+                let mut all = Program::default();
+                all.add([Op::Verdict(true)]);
+                tcx::attach(ifindex, &all)
+            }
+            Method::Nft => nft::attach(ifindex, None),
+        }?;
+        Ok(IngressDrop { method, fd })
+    }
+
+    /// Drops TCP and UDP to the ports and addresses of `share` on an interface of the calling thread's
+    /// namespace, by [`Method::Tcx`] or else [`Method::Nft`], so that the host's stack does not answer with
+    /// resets and "port unreachable". Everything else goes on as before, what other hosts' packets to other
+    /// addresses concerns too.
+    ///
+    /// # Errors
+    /// As [`IngressDrop::attach_ports_by`]; when both fail, the kind is the second's and the text has both.
+    pub fn attach_ports(ifindex: u32, share: &PortShare) -> io::Result<IngressDrop> {
+        either(|method| IngressDrop::attach_ports_by(ifindex, share, method))
+    }
+
+    /// The same by one method only.
+    ///
+    /// # Errors
+    /// As [`IngressDrop::attach_by`]; `InvalidInput` when the share makes no sense.
+    pub fn attach_ports_by(ifindex: u32, share: &PortShare, method: Method) -> io::Result<IngressDrop> {
+        let program = share.program(Whom::Stack)?;
+        let fd = match method {
+            Method::Tcx => tcx::attach(ifindex, &program),
+            Method::Nft => nft::attach(ifindex, Some(share)),
         }?;
         Ok(IngressDrop { method, fd })
     }
@@ -97,6 +133,15 @@ impl AsFd for IngressDrop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The first method that works. That there is no such interface, or that the share makes no sense, is the
+/// same by all.
+fn either(attach: impl Fn(Method) -> io::Result<IngressDrop>) -> io::Result<IngressDrop> {
+    attach(Method::Tcx).or_else(|tcx| match tcx.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Err(tcx),
+        _ => attach(Method::Nft).map_err(|nft| io::Error::new(nft.kind(), format!("{tcx}; {nft}"))),
+    })
 }
 
 /// The error of [`IngressDrop::from_fd`] for a descriptor of something else.

@@ -118,6 +118,23 @@ pub(crate) fn getsockopt<T: Plain>(fd: BorrowedFd<'_>, level: c_int, option: c_i
     Ok(unsafe { value.assume_init() })
 }
 
+/// Gives a socket a filter of classic BPF, in place of the one it had.
+pub(crate) fn attach_filter(socket: impl AsFd, code: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(code.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: code.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads a `sock_fprog` of the size given and through it `code`, which it copies.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            mem::size_of_val(&program) as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
 /// A socket on which interface ioctls can be made, in the calling thread's namespace.
 pub(crate) fn ioctl_socket() -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

@@ -282,7 +282,12 @@ fn source_ports_are_spread_and_order_is_kept() {
             // Three to each socket in turn, some of them not DF.
             let sent = payloads(3 * n - 1, 64, 64);
             let what: Vec<_> = (0..3 * n)
-                .map(|i| Datagrams { first: i, socket: i + n, df: i % n % 2 == 0, ..to(there(family)) })
+                .map(|i| Datagrams {
+                    first: i,
+                    socket: i + n,
+                    df: (i % n).is_multiple_of(2),
+                    ..to(there(family))
+                })
                 .collect();
             assert_eq!(transmit(&*tx, &sent, &what).packets as usize, 3 * n);
             let got = rx.take(3 * n * 64);

@@ -1,10 +1,12 @@
-//! Dropping by nf_tables: an empty chain of policy drop on the interface's netdev ingress hook.
+//! Dropping by nf_tables: a chain on the interface's netdev ingress hook, empty and of policy drop, or with a
+//! rule for each address and protocol of a range of ports.
 //!
 //! Its table has the owner flag: it belongs to the netlink socket that made it, nobody else can change or
 //! flush it, and it goes when the last descriptor of the socket is closed. One socket has one table, named
 //! after the socket's address. The kernel works synchronously, so every answer waits when a send returns.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -14,6 +16,7 @@ use rustix::net::{
 };
 
 use super::not_a_guard;
+use super::share::PortShare;
 use crate::netlink::{Requests, attribute, message};
 use crate::sys;
 
@@ -39,14 +42,34 @@ const HOOK_DEVICE: u16 = 3;
 const FLAG_OWNER: u32 = 2;
 const INGRESS: u32 = 0;
 const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+const NEW_RULE: u16 = NFT | libc::NFT_MSG_NEWRULE as u16;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const META_PROTOCOL: u32 = 1;
+const META_L4PROTO: u32 = 16;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+/// The first register of 16 bytes, the comparison "equal" or "within", and the register of the verdict.
+const REGISTER: [u8; 4] = 1u32.to_be_bytes();
+const EQUAL: [u8; 4] = 0u32.to_be_bytes();
+const VERDICT_REGISTER: [u8; 4] = 0u32.to_be_bytes();
 /// Before all other chains (and flow tables, which would forward frames past us).
 const PRIORITY: i32 = i32::MIN + 1;
 
 const CHAIN: &[u8] = b"ingress\0";
 
-/// A socket whose table drops what the interface of the calling thread's namespace receives.
-pub(super) fn attach(ifindex: u32) -> io::Result<OwnedFd> {
-    let socket = open(ifindex).map_err(explain)?;
+/// A socket whose table drops what the interface of the calling thread's namespace receives, or of that what
+/// is for `share`.
+pub(super) fn attach(ifindex: u32, share: Option<&PortShare>) -> io::Result<OwnedFd> {
+    let socket = open(ifindex, share).map_err(explain)?;
     // Its name might have changed hands while we used it.
     match self::ifindex(socket.as_fd())? {
         Some(index) if index == ifindex => Ok(socket),
@@ -54,7 +77,7 @@ pub(super) fn attach(ifindex: u32) -> io::Result<OwnedFd> {
     }
 }
 
-fn open(ifindex: u32) -> io::Result<OwnedFd> {
+fn open(ifindex: u32, share: Option<&PortShare>) -> io::Result<OwnedFd> {
     let socket =
         socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
     bind(&socket, &SocketAddrNetlink::new(0, 0))?;
@@ -76,20 +99,101 @@ fn open(ifindex: u32) -> io::Result<OwnedFd> {
             m.attribute(HOOK_PRIORITY, &PRIORITY.to_be_bytes());
             m.attribute(HOOK_DEVICE, &terminated(&device));
         });
-        m.attribute(CHAIN_POLICY, &DROP.to_be_bytes());
+        let policy = if share.is_some() { ACCEPT } else { DROP };
+        m.attribute(CHAIN_POLICY, &policy.to_be_bytes());
         m.attribute(CHAIN_TYPE, b"filter\0");
     });
+    let rules = share.map_or(0, |share| rules(&mut batch, &name, share));
     push(&mut batch, BATCH_END, 0, |_| {});
     send(&socket, batch.bytes(), SendFlags::empty())?;
     // A refused batch may answer for itself before its parts do, or without them.
     let mut acknowledged = 0;
-    while acknowledged < 2 {
+    while acknowledged < 2 + rules {
         receive(socket.as_fd(), |answer| {
             acknowledged += 1;
             answer.map(drop)
         })?;
     }
     Ok(socket)
+}
+
+/// Adds a rule for every address and protocol; how many.
+fn rules(batch: &mut Requests, table: &[u8], share: &PortShare) -> usize {
+    let protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+    for address in &share.addresses {
+        let (ethertype, octets, at) = match address {
+            IpAddr::V4(a) => (libc::ETH_P_IP, a.octets().to_vec(), 16),
+            IpAddr::V6(a) => (libc::ETH_P_IPV6, a.octets().to_vec(), 24),
+        };
+        for protocol in protocols {
+            let create = libc::NLM_F_CREATE | libc::NLM_F_APPEND | libc::NLM_F_ACK;
+            push(batch, NEW_RULE, create, |m| {
+                m.attribute(RULE_TABLE, table);
+                m.attribute(RULE_CHAIN, CHAIN);
+                m.nest(RULE_EXPRESSIONS, |m| {
+                    // Each puts a value into the register, or goes on only if that is as it says. The
+                    // destination port is not there in fragments but the first.
+                    meta(m, META_PROTOCOL);
+                    equals(m, &(ethertype as u16).to_be_bytes());
+                    payload(m, NETWORK_HEADER, at, octets.len() as u32);
+                    equals(m, &octets);
+                    meta(m, META_L4PROTO);
+                    equals(m, &[protocol as u8]);
+                    payload(m, TRANSPORT_HEADER, 2, 2);
+                    between(m, &share.ports.0.to_be_bytes(), &share.ports.1.to_be_bytes());
+                    verdict(m, DROP);
+                });
+            });
+        }
+    }
+    share.addresses.len() * protocols.len()
+}
+
+fn expression(m: &mut Requests, name: &[u8], fill: impl FnOnce(&mut Requests)) {
+    m.nest(LIST_ELEMENT, |m| {
+        m.attribute(EXPRESSION_NAME, name);
+        m.nest(EXPRESSION_DATA, fill);
+    });
+}
+
+fn meta(m: &mut Requests, key: u32) {
+    expression(m, b"meta\0", |m| {
+        m.attribute(1, &REGISTER);
+        m.attribute(2, &key.to_be_bytes());
+    });
+}
+
+fn payload(m: &mut Requests, base: u32, offset: u32, len: u32) {
+    expression(m, b"payload\0", |m| {
+        m.attribute(1, &REGISTER);
+        for (kind, value) in [(2, base), (3, offset), (4, len)] {
+            m.attribute(kind, &value.to_be_bytes());
+        }
+    });
+}
+
+fn equals(m: &mut Requests, value: &[u8]) {
+    expression(m, b"cmp\0", |m| {
+        m.attribute(1, &REGISTER);
+        m.attribute(2, &EQUAL);
+        m.nest(3, |m| m.attribute(DATA_VALUE, value));
+    });
+}
+
+fn between(m: &mut Requests, low: &[u8], high: &[u8]) {
+    expression(m, b"range\0", |m| {
+        m.attribute(1, &REGISTER);
+        m.attribute(2, &EQUAL);
+        m.nest(3, |m| m.attribute(DATA_VALUE, low));
+        m.nest(4, |m| m.attribute(DATA_VALUE, high));
+    });
+}
+
+fn verdict(m: &mut Requests, code: u32) {
+    expression(m, b"immediate\0", |m| {
+        m.attribute(1, &VERDICT_REGISTER);
+        m.nest(2, |m| m.nest(DATA_VERDICT, |m| m.attribute(VERDICT_CODE, &code.to_be_bytes())));
+    });
 }
 
 /// The interface the socket's chain hangs on, if there still is one.

@@ -1,4 +1,4 @@
-//! Dropping by a two-instruction program on the interface's tcx ingress hook. The descriptor is its link's.
+//! Dropping by a program on the interface's tcx ingress hook. The descriptor is its link's.
 
 use std::ffi::c_long;
 use std::io;
@@ -6,6 +6,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::not_a_guard;
+use super::program::{Instruction, Program};
 use crate::sys;
 
 const BPF_PROG_LOAD: c_long = 5;
@@ -15,12 +16,9 @@ const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 
-/// `r0 = 2 (TCX_DROP); exit`, in the kernel's eight-byte instructions, each one a native integer:
-/// opcode, registers, offset (16 bits), immediate (32 bits).
-const DROP_ALL: [[u8; 8]; 2] = {
-    let two = 2u32.to_ne_bytes();
-    [[0xb7, 0, 0, 0, two[0], two[1], two[2], two[3]], [0x95, 0, 0, 0, 0, 0, 0, 0]]
-};
+/// What a program returns: the frame is dropped, or the next program is asked.
+const TCX_DROP: i32 = 2;
+const TCX_NEXT: i32 = -1;
 
 /// The part of `union bpf_attr` for BPF_PROG_LOAD that is used, up to `expected_attach_type`.
 #[repr(C)]
@@ -71,9 +69,10 @@ struct LinkInfo {
     attach_type: u32,
 }
 
-/// A link that drops what the interface of the calling thread's namespace receives.
-pub(super) fn attach(ifindex: u32) -> io::Result<OwnedFd> {
-    let program = load().map_err(explain)?;
+/// A link that drops of what the interface of the calling thread's namespace receives that to which the
+/// program says "yes".
+pub(super) fn attach(ifindex: u32, program: &Program) -> io::Result<OwnedFd> {
+    let program = load(&program.extended(TCX_DROP, TCX_NEXT)).map_err(explain)?;
     let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         target_ifindex: ifindex,
@@ -106,13 +105,13 @@ pub(super) fn ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     Ok(Some(info.ifindex).filter(|&index| index != 0))
 }
 
-fn load() -> io::Result<OwnedFd> {
+fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
     let mut prog_name = [0; 16];
     prog_name[..14].copy_from_slice(b"trunkline_drop");
     let mut attr = ProgLoad {
         prog_type: BPF_PROG_TYPE_SCHED_CLS,
-        insn_cnt: DROP_ALL.len() as u32,
-        insns: DROP_ALL.as_ptr() as u64,
+        insn_cnt: code.len() as u32,
+        insns: code.as_ptr() as u64,
         // No helper is called, so no licence matters to the kernel.
         license: c"MIT OR Apache-2.0".as_ptr() as u64,
         log_level: 0,
@@ -129,7 +128,7 @@ fn load() -> io::Result<OwnedFd> {
 
 /// bpf(2) with a command that answers with a new descriptor (always close-on-exec).
 fn bpf_fd<T>(command: c_long, attr: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: both callers lay `attr` out as the kernel expects, and its pointers are to static data.
+    // SAFETY: both callers lay `attr` out as the kernel expects, and its pointers are to data that outlives the call.
     let fd = unsafe { bpf(command, attr) }?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -322,13 +322,14 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
         }
         // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
         let mut messages: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
-        for i in done..len {
-            let start = i.checked_sub(1).map_or(0, |last| self.part_ends[last]);
-            let m = &mut messages[i].msg_hdr;
+        let mut start = done.checked_sub(1).map_or(0, |last| self.part_ends[last]);
+        for (i, message) in messages.iter_mut().enumerate().take(len).skip(done) {
+            let m = &mut message.msg_hdr;
             m.msg_name = self.names[i].as_mut_ptr().cast();
             m.msg_namelen = self.names[i].len();
             m.msg_iov = self.parts[start..].as_mut_ptr();
             m.msg_iovlen = (self.part_ends[i] - start) as _;
+            start = self.part_ends[i];
             if self.control_lens[i] > 0 {
                 m.msg_control = self.controls[i].as_mut_ptr();
                 m.msg_controllen = self.control_lens[i] as _;
@@ -387,9 +388,9 @@ mod tests {
             sender.send(&mut pool, &mut batch, &[what], &mut stats);
             let mut buffer = [0; 4000];
             // What is dropped is in front.
-            for i in lens.len() - stats.packets as usize..lens.len() {
+            for (i, &len) in lens.iter().enumerate().skip(lens.len() - stats.packets as usize) {
                 let n = receiver.recv(&mut buffer).unwrap();
-                assert_eq!((n, buffer[0]), (lens[i], i as u8));
+                assert_eq!((n, buffer[0]), (len, i as u8));
             }
             (stats.packets, stats.drops[DropReason::Mtu.index()], sender.pause.load(Relaxed))
         };

@@ -2,7 +2,6 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -110,18 +109,5 @@ pub(super) fn local(fd: &OwnedFd) -> io::Result<(IpAddr, u16)> {
 /// Lets nothing be received: a classic BPF program that cuts every datagram to nothing.
 pub(super) fn deaf(fd: &OwnedFd) -> io::Result<()> {
     let drop_all = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-    let mut code = [drop_all];
-    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-    let len = mem::size_of_val(&program) as libc::socklen_t;
-    // SAFETY: the kernel reads a `sock_fprog` of the length given and through it `code`, which it copies.
-    sys::check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            len,
-        )
-    })?;
-    Ok(())
+    sys::attach_filter(fd, &[drop_all])
 }
