@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Trunkline beside the Linux bridge and Open vSwitch, container to container, in one run.
+"""Trunkline beside the Linux bridge and Open vSwitch, container to container, in one run: on one host, or with
+`--overlay` on two hosts by VXLAN and GRE.
 
 Every switch gets its own pair of network namespaces at the start; then the rounds go A B C A B C …, so that
 what the machine does meanwhile hits all of them alike. Figures are medians over the rounds, with the lowest
@@ -7,6 +8,7 @@ and highest; ratios are medians of the ratios within each round.
 
     sudo make bench                         # all switches found, 5 rounds
     sudo bench/compare/run --rounds 7 --seconds 3 --only trunkline,bridge
+    sudo bench/compare/run --overlay --out bench/results/overlay
 
 Run through bench/compare/run, which gives it namespaces of its own: nothing is left behind.
 """
@@ -20,7 +22,8 @@ import statistics
 import sys
 import time
 
-from peers import PEERS, Trunkline, run
+from overlays import GOALS, OVERLAYS
+from peers import PEERS, Trunkline
 
 TESTS = {
     "tcp": ("TCP, 1 stream", "Gbit/s", True),
@@ -97,22 +100,22 @@ def measure(test, peer, seconds):
 def idle(args):
     """CPU share and resident memory of a daemon with 2 bridges and 100 ports that have nothing to do."""
     t = Trunkline("idle", args.binary)
-    t.start_daemon()
-    t.cli("bridge", "add", "br1")
-    t.cli("bridge", "add", "br2")
+    daemon = t.start_daemon()
+    daemon.cli("bridge", "add", "br1")
+    daemon.cli("bridge", "add", "br2")
     for i in range(100):
-        t.cli("port", "add", f"br{1 + i % 2}", f"p{i}", "--type", "tap")
+        daemon.cli("port", "add", f"br{1 + i % 2}", f"p{i}", "--type", "tap")
     time.sleep(2)
 
     def cpu():
-        with open(f"/proc/{t.daemon.pid}/stat") as f:
+        with open(f"/proc/{daemon.process.pid}/stat") as f:
             v = f.read().rsplit(")", 1)[1].split()
         return (int(v[11]) + int(v[12])) / os.sysconf("SC_CLK_TCK")
 
     before, span = cpu(), 10
     time.sleep(span)
     share = (cpu() - before) / span * 100
-    with open(f"/proc/{t.daemon.pid}/status") as f:
+    with open(f"/proc/{daemon.process.pid}/status") as f:
         rss = int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1)) / 1024
     t.stop()
     return {"cpu_percent": share, "rss_mib": rss}
@@ -129,33 +132,46 @@ def machine():
             "date": datetime.date.today().isoformat()}
 
 
+def ratios(values, a, b):
+    """Of each round in which both were measured."""
+    return [x / y for x, y in zip(values[a], values[b]) if y and x == x and y == y]
+
+
 def cell(values, reference):
     """Median (lowest–highest), and the median ratio to the reference of the same round."""
     good = [v for v in values if v == v]
     if not good:
         return "failed"
     text = f"{statistics.median(good):.3g} ({min(good):.3g}–{max(good):.3g})"
-    ratios = [v / r for v, r in zip(values, reference) if r and v == v and r == r]
-    return f"{text}, ×{statistics.median(ratios):.2f}" if ratios else text
+    beside = ratios({"it": values, "reference": reference}, "it", "reference")
+    return f"{text}, ×{statistics.median(beside):.2f}" if beside else text
 
 
 def report(data):
     peers, lines = data["peers"], []
     m = data["machine"]
     lines += [f"Machine: {m['cpus']} × {m['cpu']}, Linux {m['kernel']}, {m['date']}. "
-              f"{data['rounds']} rounds of {data['seconds']} s, interleaved. "
-              "Each cell: median (lowest–highest), × median ratio to the Linux bridge of the same round.", ""]
+              f"{data['rounds']} rounds of {data['seconds']} s, interleaved. Each cell: median (lowest–highest), "
+              f"× median ratio to {data['reference']} of the same round.", "", f"    {data['command']}", ""]
     lines.append("| | " + " | ".join(peers) + " |")
     lines.append("|---|" + "---|" * len(peers))
     for test in data["tests"]:
         title, unit, _ = TESTS[test]
-        reference = data["values"][test].get("bridge", [])
+        reference = data["values"][test].get(data["reference"], [])
         row = [cell(data["values"][test][p], reference) for p in peers]
         lines.append(f"| {title}, {unit} | " + " | ".join(row) + " |")
         cost = [[c for c in data["cost"][test][p] if c] for p in peers]
         if any(cost):
             row = [f"{statistics.median(c):.3g}" if c else "–" for c in cost]
             lines.append("| … CPU-seconds per Gbit | " + " | ".join(row) + " |")
+    goals = [(t, a, b, least, ratios(data["values"][t], a, b)) for t, a, b, least in data["goals"]
+             if t in data["tests"] and a in peers and b in peers]
+    if goals:
+        lines += ["", "| goal | median ratio (lowest–highest) | |", "|---|---|---|"]
+        for t, a, b, least, r in goals:
+            found = f"×{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})" if r else "failed"
+            met = "met" if r and statistics.median(r) >= least else "**missed**"
+            lines.append(f"| {TESTS[t][0]}: {a} ≥ {least} × {b} | {found} | {met} |")
     if data.get("idle"):
         i = data["idle"]
         lines += ["", f"Idle Trunkline daemon, 2 bridges, 100 TAP ports: {i['cpu_percent']:.2f} % of a core, "
@@ -168,24 +184,29 @@ def main():
     p.add_argument("--binary", default="target/release/trunkline")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=3, help="length of one measurement")
-    p.add_argument("--only", help="switches, comma-separated: " + ", ".join(PEERS))
+    p.add_argument("--overlay", action="store_true", help="two hosts and a tunnel between them")
+    p.add_argument("--only", help="comma-separated: " + ", ".join([*PEERS, *OVERLAYS]))
     p.add_argument("--tests", default=",".join(TESTS), help="comma-separated: " + ", ".join(TESTS))
     p.add_argument("--out", help="write OUT.md and OUT.json")
     p.add_argument("--no-idle", action="store_true", help="leave out the idle measurement")
     args = p.parse_args()
     args.binary = os.path.abspath(args.binary)
-    names = args.only.split(",") if args.only else list(PEERS)
+    known = OVERLAYS if args.overlay else PEERS
+    names = args.only.split(",") if args.only else list(known)
+    if unknown := [n for n in names if n not in known]:
+        p.error(f"{', '.join(unknown)}: not one of {', '.join(known)}")
     tests = args.tests.split(",")
     peers = {}
     try:
         for name in names:
-            peer = PEERS[name](name, args.binary)
+            peer = known[name](name, args.binary)
             reason = peer.unavailable()
             if reason:
                 print(f"{name}: left out, {reason}", file=sys.stderr)
                 continue
             peers[name] = peer
             peer.start()
+            print(f"{name}: ready", file=sys.stderr, flush=True)
         values = {t: {n: [] for n in peers} for t in tests}
         cost = {t: {n: [] for n in peers} for t in tests}
         for r in range(args.rounds):
@@ -197,11 +218,12 @@ def main():
                     print(f"round {r + 1}/{args.rounds} {t:8} {n:12} {value:.4g} {TESTS[t][1]}",
                           file=sys.stderr, flush=True)
         data = {"machine": machine(), "rounds": args.rounds, "seconds": args.seconds, "peers": list(peers),
-                "tests": tests, "values": values, "cost": cost, "command": " ".join(sys.argv)}
+                "tests": tests, "values": values, "cost": cost, "command": "bench/compare/run " + " ".join(sys.argv[1:]),
+                "reference": "kernel-vxlan" if args.overlay else "bridge", "goals": GOALS if args.overlay else []}
         for peer in peers.values():
             peer.stop()
         peers = {}
-        if not args.no_idle:
+        if not (args.no_idle or args.overlay):
             data["idle"] = idle(args)
     finally:
         for peer in peers.values():

@@ -64,10 +64,11 @@ class Peer:
     def connect(self):
         raise NotImplementedError
 
-    def veth(self, ns, port, address):
+    def veth(self, ns, port, address, switch=None):
         """A veth pair: eth0 in the container, `port` in the switch's namespace."""
-        self.switch.run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", ns.name])
-        self.switch.run(["ip", "link", "set", port, "up"])
+        switch = switch or self.switch
+        switch.run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", ns.name])
+        switch.run(["ip", "link", "set", port, "up"])
         ns.run(["ip", "address", "add", f"{address}/24", "dev", "eth0"])
         ns.run(["ip", "link", "set", "eth0", "up"])
 
@@ -79,7 +80,7 @@ class Peer:
                 p.wait(5)
             except subprocess.TimeoutExpired:
                 p.kill()
-        for ns in (getattr(self, n, None) for n in ("a", "b", "switch")):
+        for ns in (getattr(self, n, None) for n in ("a", "b", "switch", "switch_b")):
             if ns:
                 ns.delete()
         if self.dir:
@@ -109,24 +110,30 @@ class Ovs(Peer):
         return None if shutil.which("ovs-vswitchd") or os.path.exists("/usr/sbin/ovs-vswitchd") else \
             "openvswitch-switch is not installed"
 
-    def connect(self):
-        db, sock = f"{self.dir}/conf.db", f"unix:{self.dir}/db.sock"
-        env = dict(os.environ, OVS_RUNDIR=self.dir, OVS_LOGDIR=self.dir, OVS_DBDIR=self.dir)
+    def start_ovs(self, switch):
+        """Starts Open vSwitch in a namespace, and returns how to configure it."""
+        home = f"{self.dir}/{switch.name}"
+        os.mkdir(home)
+        db, sock = f"{home}/conf.db", f"unix:{home}/db.sock"
+        env = dict(os.environ, OVS_RUNDIR=home, OVS_LOGDIR=home, OVS_DBDIR=home)
         run(["ovsdb-tool", "create", db, "/usr/share/openvswitch/vswitch.ovsschema"])
-        self.processes.append(self.switch.popen(
-            ["ovsdb-server", db, f"--remote=p{sock}", f"--unixctl={self.dir}/db.ctl"], env=env))
-        while not os.path.exists(f"{self.dir}/db.sock"):
+        self.processes.append(switch.popen(
+            ["ovsdb-server", db, f"--remote=p{sock}", f"--unixctl={home}/db.ctl"], env=env))
+        while not os.path.exists(f"{home}/db.sock"):
             time.sleep(0.05)
 
         def vsctl(*args):
-            self.switch.run(["ovs-vsctl", f"--db={sock}", "--timeout=20", *args])
+            switch.run(["ovs-vsctl", f"--db={sock}", "--timeout=20", *args])
 
         vsctl("--no-wait", "init")
         if self.tso:
             vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
-        self.processes.insert(0, self.switch.popen(
-            ["ovs-vswitchd", sock, f"--unixctl={self.dir}/vs.ctl"], env=env))
+        self.processes.insert(0, switch.popen(["ovs-vswitchd", sock, f"--unixctl={home}/vs.ctl"], env=env))
         vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        return vsctl
+
+    def connect(self):
+        vsctl = self.start_ovs(self.switch)
         for ns, port, ip in ((self.a, "va", self.ip_a), (self.b, "vb", self.ip_b)):
             self.veth(ns, port, ip)
             if not self.tso:
@@ -138,47 +145,66 @@ class OvsTso(Ovs):
     tso = True
 
 
+class Daemon:
+    """A Trunkline daemon in a namespace."""
+
+    def __init__(self, binary, home, switch, args=()):
+        self.binary, self.home = binary, home
+        os.makedirs(home, exist_ok=True)
+        log = open(f"{home}/log", "w")
+        # Not through `ip netns exec`, which would unmount the namespace names from the daemon's view.
+        self.process = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{switch.name}", binary, "--run-dir", f"{home}/run",
+             "--state-dir", f"{home}/state", "daemon", *args], stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while not os.path.exists(f"{home}/run/trunkline.sock"):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RuntimeError("the daemon does not start: " + open(f"{home}/log").read())
+            time.sleep(0.05)
+
+    def cli(self, *args):
+        return run([self.binary, "--run-dir", f"{self.home}/run", *args])
+
+    def stop(self):
+        try:
+            self.cli("stop", "--release")
+            self.process.wait(5)
+        except (RuntimeError, TimeoutError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
+
+
 class Trunkline(Peer):
     """This project, containers on TAPs as `trunkline port add --netns` makes them, offloads as they come."""
 
     daemon_args = []
 
+    def __init__(self, name, binary):
+        super().__init__(name, binary)
+        self.daemons = []
+
     def unavailable(self):
         return None if os.path.exists(self.binary) else f"{self.binary} is not built"
 
-    def cli(self, *args):
-        return run([self.binary, "--run-dir", f"{self.dir}/run", *args])
-
-    def start_daemon(self):
+    def start_daemon(self, switch=None):
         self.dir = self.dir or tempfile.mkdtemp(prefix=f"tl-bench-{self.name}-")
         if not hasattr(self, "switch"):
             self.switch = Netns(f"{self.name}-sw")
-        log = open(f"{self.dir}/log", "w")
-        # Not through `ip netns exec`, which would unmount the namespace names from the daemon's view.
-        self.daemon = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.switch.name}", self.binary, "--run-dir", f"{self.dir}/run",
-             "--state-dir", f"{self.dir}/state", "daemon", *self.daemon_args], stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
-        while not os.path.exists(f"{self.dir}/run/trunkline.sock"):
-            if time.monotonic() > deadline or self.daemon.poll() is not None:
-                raise RuntimeError("the daemon does not start: " + open(f"{self.dir}/log").read())
-            time.sleep(0.05)
+        switch = switch or self.switch
+        daemon = Daemon(self.binary, f"{self.dir}/{switch.name}", switch, self.daemon_args)
+        self.daemons.append(daemon)
+        return daemon
 
     def connect(self):
-        self.start_daemon()
-        self.cli("bridge", "add", "br0")
+        cli = self.start_daemon().cli
+        cli("bridge", "add", "br0")
         for ns, port, ip in ((self.a, "pa", self.ip_a), (self.b, "pb", self.ip_b)):
-            self.cli("port", "add", "br0", port, "--type", "tap", "--netns", ns.name, "--ifname", "eth0",
-                     "--address", f"{ip}/24")
+            cli("port", "add", "br0", port, "--type", "tap", "--netns", ns.name, "--ifname", "eth0",
+                "--address", f"{ip}/24")
 
     def stop(self):
-        if hasattr(self, "daemon"):
-            try:
-                self.cli("stop", "--release")
-                self.daemon.wait(5)
-            except (RuntimeError, TimeoutError, subprocess.TimeoutExpired):
-                self.daemon.kill()
-                self.daemon.wait()
+        for daemon in self.daemons:
+            daemon.stop()
         super().stop()
 
 
@@ -186,11 +212,11 @@ class TrunklineVeth(Trunkline):
     """This project on veths, through AF_PACKET."""
 
     def connect(self):
-        self.start_daemon()
-        self.cli("bridge", "add", "br0")
+        cli = self.start_daemon().cli
+        cli("bridge", "add", "br0")
         for ns, port, ip in ((self.a, "va", self.ip_a), (self.b, "vb", self.ip_b)):
             self.veth(ns, port, ip)
-            self.cli("port", "add", "br0", port, "--type", "afpacket", "--interface", port)
+            cli("port", "add", "br0", port, "--type", "afpacket", "--interface", port)
 
 
 class TrunklinePinned(Trunkline):
