@@ -5,8 +5,8 @@ use std::sync::Arc;
 use trunkline_packet::{Batch, DropReason, Packet, Pool, PortId};
 
 use crate::fdb::{Key, Learned, Place};
-use crate::vlan::{self, Frame, Leave};
-use crate::{BridgeConfig, Fdb, PortConfig};
+use crate::vlan::{self, Frame, Leave, Link};
+use crate::{BridgeConfig, Fdb, PortConfig, VlanMode};
 
 /// Where decided packets go. Implemented by the worker, and by tests.
 pub trait Sink {
@@ -36,6 +36,17 @@ pub struct Bridge {
     flooded: Box<[u16]>,
 }
 
+/// What the first pass found out about a packet.
+#[derive(Clone, Copy)]
+enum Class {
+    /// The same addresses, type and tag as the packet before it, which is what all decisions rest on.
+    Same,
+    /// Anything else.
+    New,
+    /// To be dropped.
+    Bad(DropReason),
+}
+
 /// A packet between classification and decision.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -43,6 +54,10 @@ struct Seen {
     source: (Key, Place),
     /// `None`: a group address.
     destination: Option<(Key, Place)>,
+}
+
+impl Seen {
+    const NONE: Seen = Seen { frame: Frame::NONE, source: (Key::NONE, Place::NONE), destination: None };
 }
 
 /// What a batch carries from one packet to the next.
@@ -56,6 +71,8 @@ struct Run<'a, S> {
     learned: Option<Key>,
     /// The answer to the last lookup.
     found: Option<(Key, Option<PortId>)>,
+    /// Where the last packet went, if to one port.
+    unicast: Option<(PortId, Leave)>,
 }
 
 impl Bridge {
@@ -107,19 +124,28 @@ impl Bridge {
             batch.drain(..).for_each(|packet| sink.drop(packet, DropReason::NoBridge));
             return;
         };
-        let mut run = Run { bridge: self, now, from, pool, sink, learned: None, found: None };
+        let mut run = Run { bridge: self, now, from, pool, sink, learned: None, found: None, unicast: None };
+        let mut link = None;
+        let mut classes = [Class::Same; AHEAD];
+        // The first one is what the last packet of the chunk before was.
+        let mut seen = [Seen::NONE; AHEAD + 1];
         while !batch.is_empty() {
             let n = batch.len().min(AHEAD);
-            let mut seen = [const { Err(DropReason::Truncated) }; AHEAD];
-            for (packet, seen) in batch.iter_mut().zip(&mut seen) {
-                *seen = self.classify(from, packet);
+            for ((packet, class), seen) in batch.iter_mut().zip(&mut classes).zip(&mut seen[1..]) {
+                *class = self.classify(from, packet, &mut link, seen);
             }
-            for (packet, seen) in batch.drain(..n).zip(&seen) {
-                match seen {
-                    Ok(seen) => run.decide(packet, seen),
-                    Err(reason) => run.sink.drop(packet, *reason),
+            let mut last = 0;
+            for (i, packet) in batch.drain(..n).enumerate() {
+                match classes[i] {
+                    Class::Same => run.repeat(packet, &seen[last]),
+                    Class::New => {
+                        last = i + 1;
+                        run.decide(packet, &seen[last]);
+                    }
+                    Class::Bad(reason) => run.sink.drop(packet, reason),
                 }
             }
+            seen[0] = seen[last];
         }
     }
 
@@ -127,23 +153,44 @@ impl Bridge {
     /// Nothing is learned from it. False when no such packet may go there.
     pub fn answer(&self, from: PortId, to: PortId, packet: &mut Packet, pool: &mut Pool) -> bool {
         let (Some(from), Some(to)) = (self.port(from), self.port(to)) else { return false };
-        let Ok(frame) = vlan::ingress(from, packet) else { return false };
+        let Some(link) = Link::of(packet) else { return false };
+        let Ok(frame) = vlan::ingress(from, packet, &link) else { return false };
         vlan::egress(to, &frame).is_some_and(|leave| vlan::apply(packet, &frame, leave, pool).is_ok())
     }
 
-    /// First pass: the VLAN, and where in the table the addresses are.
+    /// First pass: the VLAN, and where in the table the addresses are. `link` is that of the packet before, if
+    /// what was found out about that one holds for others with the same.
     #[inline]
-    fn classify(&self, from: &PortConfig, packet: &mut Packet) -> Result<Seen, DropReason> {
-        let frame = vlan::ingress(from, packet)?;
+    fn classify(
+        &self,
+        from: &PortConfig,
+        packet: &mut Packet,
+        link: &mut Option<Link>,
+        seen: &mut Seen,
+    ) -> Class {
+        let Some(own) = Link::of(packet) else { return Class::Bad(DropReason::Truncated) };
+        if *link == Some(own) {
+            return Class::Same;
+        }
+        // What is behind a further tag counts, too, and a tunnel port changes each frame.
+        let whole = !own.has_inner_tag() && from.vlan_mode != VlanMode::Dot1qTunnel;
+        *link = Some(own).filter(|_| whole);
+        seen.frame = match vlan::ingress(from, packet, &own) {
+            Ok(frame) => frame,
+            Err(reason) => {
+                *link = None;
+                return Class::Bad(reason);
+            }
+        };
         let place = |mac| {
-            let key = Key::new(frame.vid, mac);
+            let key = Key::new(seen.frame.vid, mac);
             let place = self.fdb.place(key);
             self.fdb.touch(place);
             (key, place)
         };
-        let source = place(frame.source);
-        let destination = (!frame.destination.is_group()).then(|| place(frame.destination));
-        Ok(Seen { frame, source, destination })
+        seen.source = place(own.source());
+        seen.destination = (!own.destination().is_group()).then(|| place(own.destination()));
+        Class::New
     }
 
     /// Why two ports exchange no frames, if they do not.
@@ -160,9 +207,19 @@ impl Bridge {
 }
 
 impl<'a, S: Sink> Run<'a, S> {
+    /// The same as for the packet before.
+    #[inline]
+    fn repeat(&mut self, packet: Packet, seen: &Seen) {
+        match self.unicast {
+            Some((to, leave)) => self.send(packet, &seen.frame, to, leave),
+            None => self.decide(packet, seen),
+        }
+    }
+
     /// Second pass: learn, look up, send.
     #[inline]
     fn decide(&mut self, packet: Packet, seen: &Seen) {
+        self.unicast = None;
         if self.from.learning {
             self.learn(seen.source);
         }
@@ -204,7 +261,10 @@ impl<'a, S: Sink> Run<'a, S> {
             return self.sink.drop(packet, DropReason::VlanEgress);
         };
         match Bridge::barred(self.from, to) {
-            None => self.send(packet, frame, to.id, leave),
+            None => {
+                self.unicast = Some((to.id, leave));
+                self.send(packet, frame, to.id, leave);
+            }
             Some(reason) => self.sink.drop(packet, reason),
         }
     }

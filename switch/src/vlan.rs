@@ -21,19 +21,72 @@ use crate::{PortConfig, VlanMode};
 /// Bytes of a tag.
 const TAG: usize = 4;
 
+/// The link header and the tag in the metadata: all that the decision on a frame without further tags rests on.
+/// In words, since two are compared and taken apart for every packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The first eight bytes: the destination above two bytes of the source.
+    front: u64,
+    /// The source above the type.
+    back: u64,
+    /// 0: none.
+    tag: u32,
+}
+
+impl Link {
+    /// `None` for a frame without a whole header.
+    #[inline]
+    pub(crate) fn of(packet: &Packet) -> Option<Link> {
+        let header: &[u8; ETH_HLEN] = packet.head().first_chunk()?;
+        let tag = match packet.meta().vlan {
+            None => 0,
+            Some(VlanTag { tpid, tci }) => u32::from(tpid.ethertype()) << 16 | u32::from(tci),
+        };
+        Some(Link {
+            front: u64::from_be_bytes(*header.first_chunk()?),
+            back: u64::from_be_bytes(*header.last_chunk()?),
+            tag,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn destination(&self) -> MacAddr {
+        MacAddr::from_u64(self.front >> 16)
+    }
+
+    #[inline]
+    pub(crate) fn source(&self) -> MacAddr {
+        MacAddr::from_u64(self.back >> 16)
+    }
+
+    /// Whether another tag follows, in the bytes.
+    #[inline]
+    pub(crate) fn has_inner_tag(&self) -> bool {
+        Tpid::from_ethertype(self.back as u16).is_some()
+    }
+}
+
 /// What ingress found out about a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
-    pub(crate) source: MacAddr,
-    pub(crate) destination: MacAddr,
     /// The VLAN it is in.
     pub(crate) vid: VlanId,
     /// The tag it leaves with where it leaves tagged.
     tag: VlanTag,
     /// The VID of a further tag, in the bytes. May be the reserved 4095.
     inner: Option<u16>,
-    /// Bytes on the wire it came from.
-    wire_len: u32,
+    /// Came with a tag, not counting a customer's.
+    tagged: bool,
+}
+
+impl Frame {
+    /// Of no frame.
+    pub(crate) const NONE: Frame = Frame {
+        vid: VlanId::NONE,
+        tag: VlanTag::new(Tpid::Customer, VlanId::NONE, 0),
+        inner: None,
+        tagged: false,
+    };
 }
 
 /// How a frame leaves by a port.
@@ -50,30 +103,21 @@ pub(crate) enum Leave {
 /// Classifies a frame that came in by `port`, its outermost tag in the metadata. The customer's tag of a
 /// tunnel port is in the bytes afterwards.
 #[inline]
-pub(crate) fn ingress(port: &PortConfig, packet: &mut Packet) -> Result<Frame, DropReason> {
-    let (mut source, mut destination) = ([0; 6], [0; 6]);
-    let head = packet.head();
-    if head.len() < ETH_HLEN {
-        return Err(DropReason::Truncated);
-    }
-    destination.copy_from_slice(&head[..6]);
-    source.copy_from_slice(&head[6..12]);
-    let (source, destination) = (MacAddr(source), MacAddr(destination));
-    if source.is_group() || source.is_zero() {
+pub(crate) fn ingress(port: &PortConfig, packet: &mut Packet, link: &Link) -> Result<Frame, DropReason> {
+    if link.source().is_group() || link.source().is_zero() {
         return Err(DropReason::BadSource);
     }
-    if destination.is_reserved_group() {
+    if link.destination().is_reserved_group() {
         return Err(DropReason::ReservedMac);
     }
     let mut inner = None;
-    if is_tag(head[12], head[13]) {
+    if link.has_inner_tag() {
         if packet.meta().vlan.is_none() {
             pop_tag(packet)?;
         }
         inner = next_tag(packet.head())?;
     }
     let outer = packet.meta().vlan;
-    let wire_len = (packet.len() + if outer.is_some() { TAG } else { 0 }) as u32;
     let mut tag = outer.unwrap_or_default();
     let on_wire = tag.vid().ok_or(DropReason::BadVlan)?;
     if on_wire == VlanId::NONE
@@ -98,7 +142,8 @@ pub(crate) fn ingress(port: &PortConfig, packet: &mut Packet) -> Result<Frame, D
         tag.tpid = Tpid::Service;
     }
     let tag = VlanTag::new(tag.tpid, vid, tag.priority());
-    Ok(Frame { source, destination, vid, tag, inner, wire_len })
+    let tagged = outer.is_some() && port.vlan_mode != VlanMode::Dot1qTunnel;
+    Ok(Frame { vid, tag, inner, tagged })
 }
 
 #[inline]
@@ -170,16 +215,16 @@ pub(crate) fn apply(
     if leave == Leave::Customer {
         pop_tag(packet)?;
     }
-    if packet.len() < ETH_ZLEN {
-        pad(packet, frame.wire_len, pool)?;
+    if frame.tagged && leave != Leave::Tagged && packet.len() < ETH_ZLEN {
+        pad(packet, pool)?;
     }
     Ok(())
 }
 
-fn pad(packet: &mut Packet, wire_len: u32, pool: &mut Pool) -> Result<(), DropReason> {
+fn pad(packet: &mut Packet, pool: &mut Pool) -> Result<(), DropReason> {
     let len = packet.len() + if packet.meta().vlan.is_some() { TAG } else { 0 };
     // A superframe of so few bytes would have its segments padded instead.
-    if len >= wire_len as usize || len >= ETH_ZLEN || packet.meta().offload.gso.kind != GsoKind::None {
+    if len >= ETH_ZLEN || packet.meta().offload.gso.kind != GsoKind::None {
         return Ok(());
     }
     packet.append(&[0; ETH_ZLEN][..ETH_ZLEN - len], pool)
@@ -198,8 +243,12 @@ mod tests {
         let bytes = [&[2; 12][..], &[0x81, 0, 0xb0, 20, 8, 0], &[1; 50]].concat();
         packet.set_bytes(&bytes, &mut pool).unwrap();
         let access = PortConfig { vlan_mode: VlanMode::Access, ..PortConfig::new(PortId(1)) };
-        assert_eq!(ingress(&access, &mut pool.duplicate(&packet)).err(), Some(DropReason::VlanFiltered));
-        let frame = ingress(&PortConfig::new(PortId(1)), &mut packet).unwrap();
+        let link = Link::of(&packet).unwrap();
+        assert_eq!(
+            ingress(&access, &mut pool.duplicate(&packet), &link).err(),
+            Some(DropReason::VlanFiltered)
+        );
+        let frame = ingress(&PortConfig::new(PortId(1)), &mut packet, &link).unwrap();
         assert_eq!((frame.vid.get(), frame.tag.tci, frame.inner), (20, 0xb014, None));
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Key(u64);
 
 impl Key {
     const VALID: u64 = 1 << 60;
+    /// Of no entry.
+    pub(crate) const NONE: Key = Key(0);
 
     #[inline]
     pub(crate) fn new(vid: VlanId, mac: MacAddr) -> Key {
@@ -115,6 +117,11 @@ impl Slot {
 pub(crate) struct Place {
     first: u32,
     second: u32,
+}
+
+impl Place {
+    /// Of no key.
+    pub(crate) const NONE: Place = Place { first: 0, second: 1 };
 }
 
 #[repr(C, align(128))]

@@ -216,7 +216,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::collection::vec(a_tag(), 1),
         2 => prop::collection::vec(a_tag(), 2..4),
     ];
-    let frames = prop::collection::vec((a_host(), a_host(), tags), 1..40);
+    // Several of one kind in a row, as traffic is.
+    let row = (a_host(), a_host(), tags, 1usize..4).prop_map(|(to, from, tags, n)| vec![(to, from, tags); n]);
+    let frames = prop::collection::vec(row, 1..20).prop_map(|rows| rows.concat());
     prop_oneof![
         12 => (an_id(), frames).prop_map(|(port, frames)| Step::Frames { port, frames }),
         3 => (0u32..80).prop_map(Step::Wait),
