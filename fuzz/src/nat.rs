@@ -10,7 +10,7 @@ use trunkline_nat::{
 };
 use trunkline_packet::headers::{Fragment, Headers, proto};
 use trunkline_packet::icmp::{self, Problem};
-use trunkline_packet::{Packet, Pool, checksum};
+use trunkline_packet::{Checksum, Packet, Pool, checksum};
 
 use crate::input::{Input, fix_ipv4_checksum};
 
@@ -34,10 +34,9 @@ pub fn target(data: &[u8]) {
             }
             48..52 => {
                 let (now, port) = (world.now, u16::from(time));
-                world
-                    .workers
-                    .iter_mut()
-                    .for_each(|nat| drop(nat.flush(now, |c| c.remote.port & 0xff == port)));
+                world.workers.iter_mut().for_each(|nat| {
+                    nat.flush(now, |c| c.remote.port & 0xff == port);
+                });
                 continue;
             }
             _ => {
@@ -251,6 +250,13 @@ impl World {
 
     /// A copy with its checksum finished. `None` for superframes and what cannot be finished.
     fn finished(&mut self, packet: &Packet) -> Option<Packet> {
+        let ip = Headers::of_frame(packet.head())?;
+        // What is left to be finished must be the transport's own checksum: elsewhere it is data, which changes.
+        if let Checksum::Partial { start, offset } = packet.meta().offload.csum
+            && (start, offset) != (ip.l4, check_offset(ip.proto) as u16)
+        {
+            return None;
+        }
         let mut copy = self.pool.duplicate(packet);
         if packet.meta().offload.is_gso() || checksum::complete(&mut copy).is_err() {
             return None;
@@ -292,7 +298,9 @@ impl World {
         let len = quoted.len().min(original.len());
         assert!(
             same(&quoted[..len], &original[..len], usize::from(ip_after.l4) - 14, ip_after.proto),
-            "undone"
+            "undone: {path:?} {toward:?}\n{:02x?}\n{:02x?}",
+            &quoted[..len],
+            &original[..len]
         );
     }
 
@@ -316,15 +324,19 @@ impl World {
 
 /// Equal, but for the two forms that zero has in the transport checksum.
 fn same(a: &[u8], b: &[u8], l4: usize, protocol: u8) -> bool {
-    let at = l4
-        + match protocol {
-            proto::TCP => 16,
-            proto::UDP => 6,
-            _ => 2,
-        };
+    let at = l4 + check_offset(protocol);
     let word = |p: &[u8]| p.get(at..at + 2).map(|w| u16::from_be_bytes([w[0], w[1]]) % 0xffff);
     let rest = |p: &[u8]| {
         p.iter().enumerate().filter(|(i, _)| !(at..at + 2).contains(i)).map(|(_, b)| *b).collect::<Vec<u8>>()
     };
     word(a) == word(b) && rest(a) == rest(b)
+}
+
+/// Where the checksum is in a transport header.
+fn check_offset(protocol: u8) -> usize {
+    match protocol {
+        proto::TCP => 16,
+        proto::UDP => 6,
+        _ => 2,
+    }
 }

@@ -101,7 +101,8 @@ pub(crate) fn endpoint(packet: &mut Packet, ip: &Headers, end: End, to: Endpoint
     let at = usize::from(ip.l4) + offset;
     let Some(check) = read16(head, at) else { return };
     let addresses = if pseudo { delta } else { Sum::ZERO };
-    let partial = matches!(csum, Checksum::Partial { start, .. } if start == ip.l4);
+    let partial =
+        matches!(csum, Checksum::Partial { start, offset: o } if start == ip.l4 && usize::from(o) == offset);
     let new = if partial {
         addresses.add(u32::from(check)).fold()
     } else if ip.proto == proto::UDP && check == 0 {

@@ -95,9 +95,7 @@ impl Advertiser {
     /// A valid solicitation came (RFC 4861 §6.1.1, checked by the router). The answer, or `None` when it waits
     /// for the next [`Advertiser::tick`].
     pub fn solicited(&mut self, now: u64, iface: &Iface, src: Ipv6Addr, mac: MacAddr) -> Option<Icmp6> {
-        if networks(iface).next().is_none() {
-            return None;
-        }
+        networks(iface).next()?;
         if !src.is_unspecified() {
             let message = self.message(iface);
             return self.answers.take(now).then_some(Icmp6 { dst: src, dst_mac: mac, message });
