@@ -7,12 +7,13 @@
 //! ```
 //!
 //! [`TunnelConfig`] is what the control plane wants; `setup` makes it so, `sockets` opens what it needs,
-//! `view` is what workers see of it, `liveness` the thread that talks BFD.
+//! `view` is what workers see of it, `liveness` the thread that talks BFD, `session` one of its sessions.
 
 pub(crate) mod egress;
 pub(crate) mod ingress;
 pub(crate) mod liveness;
 pub(crate) mod remotes;
+mod session;
 pub(crate) mod setup;
 pub(crate) mod sockets;
 pub(crate) mod view;

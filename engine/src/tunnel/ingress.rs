@@ -17,8 +17,8 @@ use crate::snapshot::{PortView, Snapshot};
 /// merge them again, and not so many that they fall out of the cache.
 const ENOUGH: usize = 256;
 
-/// Most datagrams taken from an underlay at once; each may hold 64 KiB.
-pub(crate) const BUDGET: usize = BATCH / 2;
+/// Most datagrams taken from an underlay at once; each may hold 64 KiB, and 45 or so make up a superframe.
+pub(crate) const BUDGET: usize = BATCH;
 
 /// Datagrams received and the frames that were in them.
 pub(crate) struct Decap {

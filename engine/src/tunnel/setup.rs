@@ -86,8 +86,7 @@ impl Engine {
         let Some(p) = state.port(port) else { return };
         let Some(tunnel) = p.tunnel.take() else { return };
         p.view.backend = Backend::Down;
-        // Ends sessions by the tunnel's sockets, which are there until the workers have let go.
-        let _ = self.liveness.lock().set(port, None, &[]);
+        self.liveness.lock().forget(port);
         let endpoints =
             state.ports.iter().flatten().filter_map(|p| Some(p.tunnel.as_ref()?.config.endpoint.clone()));
         // What was a table without conflicts is one with an endpoint less.

@@ -103,6 +103,12 @@ impl Peer {
         self.alive.load(Relaxed)
     }
 
+    /// As without liveness.
+    pub(super) fn reset(&self) {
+        self.set_alive(true);
+        *self.status.lock() = PeerStatus::new(self.remote);
+    }
+
     pub(super) fn set_alive(&self, alive: bool) {
         self.alive.store(alive, Relaxed);
     }

@@ -1,6 +1,8 @@
 //! A port made of memory, to drive the engine without a kernel interface.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod net;
+
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -10,13 +12,15 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use rustix::event::{EventfdFlags, eventfd};
 use trunkline_engine::{Engine, PortIo};
-use trunkline_packet::{Batch, DropReason, Pool, PortId};
+use trunkline_packet::{Batch, DropReason, Offload, Pool, PortId};
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue, SendStats, TxCaps, TxQueue};
 
 /// Both ends of the port: what a test puts in and takes out.
 pub(crate) struct Wire {
-    rx: SegQueue<Vec<u8>>,
+    rx: SegQueue<(Vec<u8>, Offload)>,
     pub(crate) tx: SegQueue<Vec<u8>>,
+    /// The metadata of each of those.
+    pub(crate) offloads: SegQueue<Offload>,
     ready: OwnedFd,
     pub(crate) broken: AtomicBool,
     /// Sending here is a bug.
@@ -30,6 +34,7 @@ impl Wire {
         Arc::new(Wire {
             rx: SegQueue::new(),
             tx: SegQueue::new(),
+            offloads: SegQueue::new(),
             ready,
             broken: AtomicBool::new(false),
             buggy: AtomicBool::new(false),
@@ -39,7 +44,12 @@ impl Wire {
 
     /// A frame arrives from outside.
     pub(crate) fn inject(&self, frame: Vec<u8>) {
-        self.rx.push(frame);
+        self.inject_with(frame, Offload::NONE);
+    }
+
+    /// The same with what its sender left undone.
+    pub(crate) fn inject_with(&self, frame: Vec<u8>, offload: Offload) {
+        self.rx.push((frame, offload));
         self.kick();
     }
 
@@ -83,9 +93,10 @@ impl RxQueue for WireRx {
             return RecvEnd::Failed { error: io::Error::other("cable cut"), fatal: true };
         }
         for _ in 0..budget {
-            let Some(frame) = self.0.rx.pop() else { return RecvEnd::Drained };
+            let Some((frame, offload)) = self.0.rx.pop() else { return RecvEnd::Drained };
             let mut packet = pool.get();
             packet.set_bytes(&frame, pool).unwrap();
+            packet.meta_mut().offload = offload;
             out.push(packet);
         }
         RecvEnd::More
@@ -104,6 +115,7 @@ impl TxQueue for WireTx {
         for packet in batch.drain(..) {
             stats.packets += 1;
             stats.bytes += packet.len() as u64;
+            self.0.offloads.push(packet.meta().offload);
             self.0.tx.push(packet.to_vec());
             pool.put(packet);
         }
@@ -164,12 +176,12 @@ pub(crate) fn frame(dst: u8, src: u8) -> Vec<u8> {
     f
 }
 
-/// `rx + replicated = tx + absorbed + drops` over these ports, once they are quiet.
+/// `rx + generated + replicated = tx + absorbed + drops` over these ports and the underlay, once they are
+/// quiet.
 pub(crate) fn assert_conserved(engine: &Engine, ports: &[PortId]) {
     let (mut came, mut went) = (0, 0);
-    for &port in ports {
-        let c = engine.counters(port);
-        came += c.rx_packets + c.replicated;
+    for c in ports.iter().map(|&port| engine.counters(port)).chain([engine.underlay_counters()]) {
+        came += c.rx_packets + c.generated + c.replicated;
         went += c.tx_packets + c.absorbed + c.drops.iter().sum::<u64>();
     }
     assert_eq!(came, went);

@@ -1,0 +1,301 @@
+//! Taking up a new configuration of the network layer: all or nothing.
+
+use std::sync::Arc;
+
+use crossbeam::channel;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use trunkline_nat::{Nat, Prefix, Rule};
+use trunkline_packet::{MacAddr, PortId, VlanId};
+use trunkline_router::{Iface, IfaceId, Kind, Neighbours, Services, Tables, Zone, dhcp, ra};
+use trunkline_switch::{Fdb, PortConfig, VlanMode};
+
+use super::view::{L3View, Role};
+use super::{Gateway, L3, L3Config, L3Error, Links, Uplink};
+use crate::Engine;
+use crate::engine::State;
+use crate::worker::Command;
+
+/// What the engine keeps of the network layer.
+#[derive(Default)]
+pub(crate) struct L3State {
+    config: L3Config,
+    view: Option<Arc<L3View>>,
+    neighbours: Option<Arc<Neighbours>>,
+    /// Connections that each worker's table has room for, while the workers have tables.
+    capacity: Option<usize>,
+    /// MAC addresses of gateways in the tables of their bridges.
+    statics: Vec<Static>,
+}
+
+struct Static {
+    fdb: Arc<Fdb>,
+    vid: VlanId,
+    mac: MacAddr,
+    port: PortId,
+}
+
+impl L3State {
+    /// What workers run on; `None` without interfaces.
+    pub(crate) fn view(&self) -> Option<Arc<L3View>> {
+        self.view.clone()
+    }
+
+    pub(crate) fn neighbours(&self) -> Option<&Neighbours> {
+        self.neighbours.as_deref()
+    }
+
+    /// The DHCP servers, by port.
+    pub(crate) fn dhcp(&self) -> impl Iterator<Item = (PortId, &Mutex<dhcp::Server>)> {
+        let ifaces = self.view.iter().flat_map(|v| v.tables.ifaces());
+        ifaces.filter_map(|i| Some((PortId(i.id.0), i.services.dhcp.as_ref()?)))
+    }
+
+    /// The services of a gateway: those it has while their configuration is the same, with its leases anyway.
+    fn services(&self, now: u64, gateway: &Gateway) -> Arc<Services> {
+        let tables = self.view.as_ref().map(|v| &v.tables);
+        let old = tables.and_then(|t| t.iface(IfaceId(gateway.port.0))).map(|i| Arc::clone(&i.services));
+        let before = self.config.gateways.iter().find(|g| g.port == gateway.port);
+        if let (Some(old), Some(before)) = (&old, before)
+            && (&before.dhcp, &before.ra) == (&gateway.dhcp, &gateway.ra)
+            && before.addresses == gateway.addresses
+        {
+            return Arc::clone(old);
+        }
+        let dhcp = gateway.dhcp.clone().map(|config| {
+            let mut server = dhcp::Server::new(config);
+            if let Some(before) = old.as_ref().and_then(|o| o.dhcp.as_ref()) {
+                server.import(now, &before.lock().leases(now));
+            }
+            Mutex::new(server)
+        });
+        let ra = gateway.ra.clone().map(|config| Mutex::new(ra::Advertiser::new(config)));
+        Arc::new(Services { dhcp, ra })
+    }
+}
+
+impl Engine {
+    /// Adds a port that belongs to no bridge, for an uplink; then [`Engine::attach_port`], and name it in
+    /// [`Engine::set_l3`]. Until then what it brings is dropped. `mtu`: largest L2 payload sent there, bytes.
+    /// `None` when all slots are taken.
+    pub fn add_l3_port(&self, mtu: u32) -> Option<PortId> {
+        let state = &mut *self.state.lock();
+        let id = self.new_port(state, None, PortConfig::new(PortId::NONE), mtu)?;
+        self.publish(state);
+        Some(id)
+    }
+
+    /// Replaces the whole network layer. Connections that the new rules would translate as they are stay, and
+    /// so do neighbours and leases. When it returns, every worker runs on it.
+    ///
+    /// # Errors
+    /// [`L3Error`]; nothing has changed then.
+    pub fn set_l3(&self, config: L3Config) -> Result<(), L3Error> {
+        let state = &mut *self.state.lock();
+        let statics = self.check_ports(state, &config)?;
+        let view = self.view(state, &config)?;
+        try_rules(&view)?;
+        renew_statics(state, statics)?;
+        let empty = config.gateways.is_empty() && config.uplinks.is_empty();
+        let l3 = &mut state.l3;
+        l3.neighbours.get_or_insert_with(|| Arc::new(Neighbours::new(config.neighbours)));
+        let capacity = Some(view.ct.capacity).filter(|_| !empty);
+        if capacity != l3.capacity {
+            l3.capacity = capacity;
+            self.install(state, capacity.map(|_| &view.ct));
+        }
+        let l3 = &mut state.l3;
+        let gone = |i: &&Iface| view.tables.iface(i.id).is_none();
+        let old = l3.view.as_ref().map(|v| Arc::clone(&v.tables)).unwrap_or_default();
+        let gone: Vec<IfaceId> = old.ifaces().iter().filter(gone).map(|i| i.id).collect();
+        l3.view = Some(Arc::new(view)).filter(|_| !empty);
+        l3.config = config;
+        self.publish_and_wait(state);
+        if let Some(neighbours) = state.l3.neighbours() {
+            gone.into_iter().for_each(|id| neighbours.forget(id));
+        }
+        Ok(())
+    }
+
+    /// A port is about to go: the network layer forgets it, if it knows it.
+    pub(crate) fn forget_l3_port(&self, state: &mut State, port: PortId) {
+        let Some(view) = &state.l3.view else { return };
+        if view.role(port) == Role::None {
+            return;
+        }
+        let mut config = state.l3.config.clone();
+        config.gateways.retain(|g| g.port != port);
+        config.uplinks.retain(|u| u.port != port);
+        config.routes.retain(|r| r.port != port);
+        let statics = std::mem::take(&mut state.l3.statics);
+        let (gone, stay): (Vec<_>, Vec<_>) = statics.into_iter().partition(|s| s.port == port);
+        gone.iter().for_each(|s| drop(s.fdb.remove(s.vid, s.mac)));
+        state.l3.statics = stay;
+        // With less of what was fine nothing new can be wrong.
+        if let Ok(view) = self.view(state, &config) {
+            state.l3.view = Some(Arc::new(view));
+            state.l3.config = config;
+        }
+        if let Some(neighbours) = state.l3.neighbours() {
+            neighbours.forget(IfaceId(port.0));
+        }
+    }
+
+    /// Whether the ports are what they are said to be; the static entries that belong to them.
+    fn check_ports(&self, state: &mut State, config: &L3Config) -> Result<Vec<Static>, L3Error> {
+        let mut statics = Vec::new();
+        for g in &config.gateways {
+            let fdb = state.fdb_of(g.port).ok_or(L3Error::NotGateway(g.port))?;
+            let port = state.port(g.port).filter(|p| p.is_bare()).ok_or(L3Error::NotGateway(g.port))?;
+            let untagged = matches!(port.config.vlan_mode, VlanMode::Trunk);
+            let vid = if untagged { VlanId::NONE } else { port.config.tag };
+            statics.push(Static { fdb, vid, mac: g.mac, port: g.port });
+            let Some(dhcp) = &g.dhcp else { continue };
+            let v4 = g.addresses.iter().find_map(|a| if let IpNet::V4(a) = a { Some(*a) } else { None });
+            let v4 = v4.ok_or(L3Error::DhcpAddress(g.port))?;
+            dhcp.check(v4).map_err(|e| L3Error::Dhcp(g.port, e))?;
+        }
+        for (at, u) in config.uplinks.iter().enumerate() {
+            if state.port(u.port).is_none_or(|p| p.bridge.is_some()) {
+                return Err(L3Error::NotUplink(u.port));
+            }
+            if config.uplinks[..at].iter().any(|other| other.uplink == u.uplink) {
+                return Err(L3Error::UplinkTwice(u.uplink));
+            }
+        }
+        Ok(statics)
+    }
+
+    /// Makes what the workers run on.
+    fn view(&self, state: &State, config: &L3Config) -> Result<L3View, L3Error> {
+        let now = self.millis();
+        let gateways = config.gateways.iter().map(|g| Iface {
+            id: IfaceId(g.port.0),
+            kind: Kind::Gateway { zone: Zone(g.zone.0), open: g.open },
+            mac: g.mac,
+            mtu: g.mtu,
+            addresses: g.addresses.clone(),
+            proxies: Vec::new(),
+            nd_proxy: Vec::new(),
+            services: state.l3.services(now, g),
+        });
+        let uplinks = config.uplinks.iter().map(|u| Iface {
+            id: IfaceId(u.port.0),
+            kind: Kind::Uplink { shared: u.shared },
+            mac: u.mac,
+            mtu: u.mtu,
+            addresses: u.addresses.clone(),
+            proxies: proxies(config, u),
+            nd_proxy: u.nd_proxy.clone(),
+            services: Arc::default(),
+        });
+        let routes: Vec<_> = config.routes.iter().map(|r| trunkline_router::Route {
+            prefix: r.prefix,
+            via: r.via,
+            iface: IfaceId(r.port.0),
+            metric: r.metric,
+        });
+        let tables = Tables::new(gateways.chain(uplinks).collect(), &routes).map_err(L3Error::Table)?;
+        let mut roles = vec![Role::None; state.ports.len()];
+        for g in &config.gateways {
+            roles[g.port.index()] = Role::Gateway(g.zone);
+        }
+        for u in &config.uplinks {
+            roles[u.port.index()] = Role::Uplink(u.uplink);
+        }
+        let own = config.gateways.iter().flat_map(|g| g.addresses.iter().map(|a| (g.zone, *a)));
+        let gateways = own.filter_map(|(zone, net)| {
+            let network = Prefix::new(net.addr(), net.prefix_len())?;
+            Some(trunkline_nat::Gateway { zone, addr: net.addr(), network })
+        });
+        // Of one worker, which owns its part of every source's ports.
+        let workers = self.workers.len();
+        let part = |n: u32| n.div_ceil(workers as u32).max(1);
+        let ct = trunkline_nat::Config {
+            capacity: config.ct.capacity.div_ceil(workers),
+            source_limit: part(config.ct.source_limit),
+            source_ports: part(config.ct.source_ports),
+            ..config.ct.clone()
+        };
+        Ok(L3View {
+            version: state.l3.view.as_ref().map_or(0, |v| v.version).max(state.epoch) + 1,
+            tables: Arc::new(tables),
+            roles,
+            uplinks: config.uplinks.iter().map(|u| (u.uplink, IfaceId(u.port.0))).collect(),
+            rules: config.nat.clone(),
+            gateways: gateways.collect(),
+            ct,
+        })
+    }
+
+    /// Gives every worker its part, or takes it away, and waits until that is done.
+    fn install(&self, state: &State, ct: Option<&trunkline_nat::Config>) {
+        let wakers: Vec<_> = self.workers.iter().map(|w| Arc::clone(&w.lock().waker)).collect();
+        let links = Links::new(&wakers);
+        let (sender, old) = channel::unbounded();
+        let count = self.workers.len() as u16;
+        for (index, links) in links.into_iter().enumerate() {
+            let l3 = ct.zip(state.l3.neighbours.as_ref()).map(|(ct, neighbours)| {
+                let neighbours = Arc::clone(neighbours);
+                Box::new(L3::new((index as u16, count), self.clock, neighbours, ct.clone(), links))
+            });
+            self.command(index, Command::InstallL3 { l3, old: sender.clone() });
+            let _ = self.workers[index].lock().waker.wake();
+        }
+        drop(sender);
+        // Large tables are freed here rather than by a worker.
+        old.iter().for_each(drop);
+    }
+}
+
+/// Addresses that the rules have on an uplink, besides its own; and its own that lead to one host as a whole.
+fn proxies(config: &L3Config, uplink: &Uplink) -> Vec<std::net::IpAddr> {
+    let mut all = Vec::new();
+    for (_, rule) in &config.nat {
+        match rule {
+            Rule::Masquerade { uplink: u, pool, .. } if *u == uplink.uplink => {
+                let others = pool.iter().filter(|a| !uplink.addresses.iter().any(|own| own.addr() == **a));
+                all.extend(others);
+            }
+            Rule::Publish { uplink: u, external, .. }
+                if *u == uplink.uplink && !uplink.addresses.iter().any(|own| own.addr() == *external) =>
+            {
+                // A host inside published under its own address is routed to, not answered for.
+                if !matches!(rule, Rule::Publish { to, .. } if to == external) {
+                    all.push(*external);
+                }
+            }
+            Rule::Static { uplink: u, external, inside, .. } if *u == uplink.uplink && inside != external => {
+                all.push(*external);
+            }
+            _ => {}
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Tries the rules where they do no harm.
+fn try_rules(view: &L3View) -> Result<(), L3Error> {
+    let mut nat = Nat::new(trunkline_nat::Config::for_capacity(1));
+    nat.set_rules(&view.rules, &view.gateways).map_err(|(id, error)| L3Error::Rule(id, error))
+}
+
+/// Makes these the gateways' static entries in place of those before.
+fn renew_statics(state: &mut State, new: Vec<Static>) -> Result<(), L3Error> {
+    let same = |a: &Static, b: &Static| Arc::ptr_eq(&a.fdb, &b.fdb) && (a.vid, a.mac, a.port) == (b.vid, b.mac, b.port);
+    let old = &state.l3.statics;
+    let added: Vec<_> = new.iter().filter(|n| !old.iter().any(|o| same(o, n))).collect();
+    for (at, n) in added.iter().enumerate() {
+        if !n.fdb.add_static(n.vid, n.mac, n.port) {
+            added[..at].iter().for_each(|s| drop(s.fdb.remove(s.vid, s.mac)));
+            return Err(L3Error::BridgeFull(n.port));
+        }
+    }
+    for o in old.iter().filter(|o| !new.iter().any(|n| (n.vid, n.mac) == (o.vid, o.mac) && Arc::ptr_eq(&n.fdb, &o.fdb))) {
+        o.fdb.remove(o.vid, o.mac);
+    }
+    state.l3.statics = new;
+    Ok(())
+}
