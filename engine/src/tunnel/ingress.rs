@@ -122,7 +122,7 @@ impl Decap {
                 && is_to(packet, Addresses::OVS_MAC)
                 && let Some((ttl, control)) = frame::parse(packet, Addresses::OVS_MAC)
             {
-                match self.heard.try_send(Heard::new(port, src, ttl, control)) {
+                match self.heard.try_send(Heard::message(port, src, ttl, control)) {
                     Ok(()) => shard.absorbed.add(1),
                     // Somebody sends more of them than anybody needs.
                     Err(_) => shard.drop(DropReason::FloodLimit, 1),

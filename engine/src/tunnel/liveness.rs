@@ -62,7 +62,7 @@ pub(crate) struct Heard {
 
 impl Heard {
     /// From the port's remote, with the inner TTL.
-    pub(crate) fn new(port: PortId, remote: IpAddr, ttl: u8, control: &[u8]) -> Message {
+    pub(crate) fn message(port: PortId, remote: IpAddr, ttl: u8, control: &[u8]) -> Message {
         let mut bytes = [0; KEEP];
         let len = control.len().min(KEEP);
         bytes[..len].copy_from_slice(&control[..len]);
