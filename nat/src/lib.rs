@@ -46,6 +46,7 @@
 
 mod config;
 mod conn;
+mod current;
 mod fragment;
 mod index;
 mod info;
@@ -54,6 +55,7 @@ mod mapping;
 mod nat;
 mod open;
 mod parse;
+mod pieces;
 mod ports;
 mod rewrite;
 mod rules;

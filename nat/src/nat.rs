@@ -4,14 +4,13 @@ use trunkline_packet::headers::Fragment;
 use trunkline_packet::{BATCH, Batch, Packet};
 
 use crate::config::{Config, Filtering};
-use crate::fragment::{Fate, Fragments, PacketId, Way};
+use crate::fragment::Fragments;
 use crate::list::NIL;
 use crate::parse::{self, Kind, Seen};
 use crate::rewrite::{self, End};
 use crate::rules::{Exit, Gateway, Rule, RuleCounters, RuleError, RuleId, Rules};
-use crate::shard::{meeting_of, shard_of};
 use crate::table::Table;
-use crate::types::{Endpoint, Inside, Key, Outside, Path, Side, Uplink, Zone, mapped, port_class};
+use crate::types::{Inside, Key, Outside, Path, Side, Uplink, Zone, mapped, port_class};
 use crate::wheel::Tick;
 use crate::{DropReason, NatStats};
 
@@ -47,7 +46,7 @@ pub struct Nat {
     pub(crate) config: Config,
     pub(crate) table: Table,
     pub(crate) rules: Rules,
-    fragments: Fragments,
+    pub(crate) fragments: Fragments,
     /// The first time that was told, milliseconds.
     pub(crate) start: Option<u64>,
     /// Of the rules.
@@ -195,43 +194,6 @@ impl Nat {
         self.fragments.sweep(now, budget.div_ceil(16), &mut |p| sink.drop(p, DropReason::NatFragmentLost));
     }
 
-    /// The worker that a packet must be given to, from any worker's tables. `None` when every worker would
-    /// drop it. Of fragments it is the worker where they meet, which may send them on.
-    pub fn owner(&self, path: Path, packet: &Packet) -> Option<u16> {
-        let side = path.side();
-        let mut seen = Seen::parse(packet, path).ok()?;
-        if matches!(seen.ip.fragment, Fragment::First | Fragment::Later) {
-            let piece = parse::piece(packet.head(), &seen.ip)?;
-            return Some(self.meeting(packet_id(path, &seen, piece.id)));
-        }
-        if matches!(seen.kind, Kind::Error) {
-            seen = Seen::embedded(packet.head(), usize::from(seen.ip.l4) + 8, side)?;
-        }
-        Some(self.owner_of(path, &seen))
-    }
-
-    fn owner_of(&self, path: Path, seen: &Seen) -> u16 {
-        let port = match path {
-            Path::Out(..) | Path::Answer(_) => seen.near.port,
-            Path::In(uplink) | Path::Hairpin(uplink) | Path::Local(uplink) => {
-                return self.target(uplink, seen.ip.proto, Outside(seen.near));
-            }
-        };
-        shard_of(port, self.config.shard.1)
-    }
-
-    /// The owner of a packet to an external endpoint.
-    fn target(&self, uplink: Uplink, proto: u8, external: Outside<Endpoint>) -> u16 {
-        let published = self.rules.entrance(uplink, proto, external);
-        let port = published.map_or(external.0.port, |(_, _, local)| local.0.port);
-        shard_of(port, self.config.shard.1)
-    }
-
-    /// The worker where the fragments of a packet meet.
-    fn meeting(&self, id: PacketId) -> u16 {
-        meeting_of(id.src, id.dst, id.proto, id.id, self.config.shard.1)
-    }
-
     /// Translates one packet at `now` (milliseconds on any clock that does not go back) and hands it, and
     /// fragments that waited for it, to the sink.
     pub fn process(&mut self, now: u64, path: Path, packet: Packet, sink: &mut impl Sink) {
@@ -304,7 +266,13 @@ impl Nat {
         self.done(now, result, packet, sink);
     }
 
-    fn done(&mut self, now: u64, result: Result<Toward, DropReason>, packet: Packet, sink: &mut impl Sink) {
+    pub(crate) fn done(
+        &mut self,
+        now: u64,
+        result: Result<Toward, DropReason>,
+        packet: Packet,
+        sink: &mut impl Sink,
+    ) {
         match result {
             Ok(Toward::Worker(worker, path)) if worker == self.config.shard.0 => {
                 let seen = Seen::parse(&packet, path);
@@ -315,81 +283,9 @@ impl Nat {
         }
     }
 
-    fn fragment(&mut self, now: u64, path: Path, mut seen: Seen, mut packet: Packet, sink: &mut impl Sink) {
-        let Some(piece) = parse::piece(packet.head(), &seen.ip) else {
-            return sink.drop(packet, DropReason::NatMalformed);
-        };
-        let id = packet_id(path, &seen, piece.id);
-        let own = self.config.shard.0;
-        let meets_here = self.config.shard.1 > 1 && self.meeting(id) == own;
-        let timeout = self.config.timeouts.fragment;
-        let fate =
-            self.fragments.take(now, timeout, id, piece, &mut |p| sink.drop(p, DropReason::NatFragmentLost));
-        match fate {
-            Fate::First(at) => {
-                let owner = if meets_here { self.owner_of(path, &seen) } else { own };
-                let (way, result) = if matches!(seen.kind, Kind::Error) {
-                    // RFC 1122 §3.2.2, RFC 4443 §2.4(c): errors are short.
-                    (None, Err(DropReason::NatIcmpUnmatched))
-                } else if owner != own {
-                    (Some(Way::Worker(owner)), Ok(Toward::Worker(owner, path)))
-                } else {
-                    let result = self.flow(now, path, &seen, NIL, &mut packet);
-                    let ports = Way::Ports(seen.near.port, seen.remote.port);
-                    (result.is_ok().then_some(ports), result)
-                };
-                self.fragments.first(at, way);
-                self.done(now, result, packet, sink);
-                while let Some(held) = self.fragments.release(at) {
-                    match (Seen::parse(&held, path), way) {
-                        (Ok(seen), Some(way)) => self.later(now, path, seen, way, held, sink),
-                        _ => sink.drop(held, DropReason::NatFragmentLost),
-                    }
-                }
-            }
-            Fate::Follow(way) => {
-                seen.kind = Kind::Later;
-                self.later(now, path, seen, way, packet, sink);
-            }
-            Fate::Hold(at) => self.fragments.hold(at, packet),
-            Fate::Lost => sink.drop(packet, DropReason::NatFragmentLost),
-            Fate::Condemned(at) | Fate::Full(at) => {
-                let full = matches!(fate, Fate::Full(_));
-                let reason = if full { DropReason::NatFragmentLimit } else { DropReason::NatFragmentOverlap };
-                sink.drop(packet, reason);
-                while let Some(held) = self.fragments.release(at) {
-                    sink.drop(held, DropReason::NatFragmentLost);
-                }
-            }
-        }
-    }
-
-    /// A fragment behind the first, of which it is known what becomes of it.
-    fn later(
-        &mut self,
-        now: u64,
-        path: Path,
-        mut seen: Seen,
-        way: Way,
-        mut packet: Packet,
-        sink: &mut impl Sink,
-    ) {
-        let result = match way {
-            Way::Worker(worker) => Ok(Toward::Worker(worker, path)),
-            Way::Ports(near, remote) => {
-                (seen.near.port, seen.remote.port) = (near, remote);
-                match self.lookup(now, path, &seen, NIL) {
-                    Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
-                    None => self.straight_back(path, &seen).ok_or(DropReason::NatFragmentLost),
-                }
-            }
-        };
-        self.done(now, result, packet, sink);
-    }
-
     /// A packet of a flow.
     #[inline]
-    fn flow(
+    pub(crate) fn flow(
         &mut self,
         now: u64,
         path: Path,
@@ -455,7 +351,14 @@ impl Nat {
 
     /// Refreshes the entry, counts, and rewrites the packet.
     #[inline]
-    fn translate(&mut self, now: u64, side: Side, at: u32, seen: &Seen, packet: &mut Packet) -> Toward {
+    pub(crate) fn translate(
+        &mut self,
+        now: u64,
+        side: Side,
+        at: u32,
+        seen: &Seen,
+        packet: &mut Packet,
+    ) -> Toward {
         let conn = &mut self.table.conns[at as usize];
         let (kept, was) = (conn.sent(side), conn.is_kept());
         let timeout = conn.timeout(&self.config.timeouts);
@@ -485,7 +388,7 @@ impl Nat {
 
     /// Where a packet from inside goes that no rule translates and that is for one of our own external
     /// addresses: in again at once, as its answer will not come this way.
-    fn straight_back(&self, path: Path, seen: &Seen) -> Option<Toward> {
+    pub(crate) fn straight_back(&self, path: Path, seen: &Seen) -> Option<Toward> {
         let Path::Out(zone, uplink) = path else { return None };
         let ours = self.rules.is_external(uplink, seen.remote.addr);
         if !ours || self.rules.exit(zone, uplink, seen.near.addr, self.config.route) != Exit::Route {
@@ -558,13 +461,6 @@ impl Nat {
 
 fn filters_by_address(rule: &Rule) -> bool {
     matches!(rule, Rule::Masquerade { filtering: Filtering::Address, .. })
-}
-
-/// Which packet a fragment is of.
-fn packet_id(path: Path, seen: &Seen, id: u32) -> PacketId {
-    let (near, remote) = (seen.near.addr, seen.remote.addr);
-    let (src, dst) = if path.side() == Side::Inside { (near, remote) } else { (remote, near) };
-    PacketId { path, src, dst, proto: seen.ip.proto, id }
 }
 
 /// Whether the remote's end has a port in the packet; a query has one identifier, which is the other end's.

@@ -20,6 +20,14 @@
 
 use std::net::Ipv6Addr;
 
+use trunkline_packet::Packet;
+use trunkline_packet::headers::Fragment;
+
+use crate::nat::Nat;
+use crate::parse::{self, Kind, Seen};
+use crate::pieces::packet_id;
+use crate::types::{Endpoint, Outside, Path, Uplink};
+
 /// The worker, of `count`, that owns a port.
 #[inline]
 pub fn shard_of(port: u16, count: u16) -> u16 {
@@ -32,6 +40,40 @@ pub(crate) fn meeting_of(src: Ipv6Addr, dst: Ipv6Addr, proto: u8, id: u32, count
         .wrapping_add(u128::from(id) << 8 | u128::from(proto))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     shard_of((mixed >> 112) as u16, count)
+}
+
+impl Nat {
+    /// The worker that a packet must be given to, from any worker's tables. `None` when every worker would
+    /// drop it. Of fragments it is the worker where they meet, which may send them on.
+    pub fn owner(&self, path: Path, packet: &Packet) -> Option<u16> {
+        let side = path.side();
+        let mut seen = Seen::parse(packet, path).ok()?;
+        if matches!(seen.ip.fragment, Fragment::First | Fragment::Later) {
+            let piece = parse::piece(packet.head(), &seen.ip)?;
+            return Some(self.meeting(packet_id(path, &seen, piece.id)));
+        }
+        if matches!(seen.kind, Kind::Error) {
+            seen = Seen::embedded(packet.head(), usize::from(seen.ip.l4) + 8, side)?;
+        }
+        Some(self.owner_of(path, &seen))
+    }
+
+    pub(crate) fn owner_of(&self, path: Path, seen: &Seen) -> u16 {
+        let port = match path {
+            Path::Out(..) | Path::Answer(_) => seen.near.port,
+            Path::In(uplink) | Path::Hairpin(uplink) | Path::Local(uplink) => {
+                return self.target(uplink, seen.ip.proto, Outside(seen.near));
+            }
+        };
+        shard_of(port, self.config.shard.1)
+    }
+
+    /// The owner of a packet to an external endpoint.
+    pub(crate) fn target(&self, uplink: Uplink, proto: u8, external: Outside<Endpoint>) -> u16 {
+        let published = self.rules.entrance(uplink, proto, external);
+        let port = published.map_or(external.0.port, |(_, _, local)| local.0.port);
+        shard_of(port, self.config.shard.1)
+    }
 }
 
 #[cfg(test)]
