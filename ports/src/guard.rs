@@ -70,8 +70,7 @@ impl IngressDrop {
 
     /// Drops TCP and UDP to the ports and addresses of `share` on an interface of the calling thread's
     /// namespace, by [`Method::Tcx`] or else [`Method::Nft`], so that the host's stack does not answer with
-    /// resets and "port unreachable". Everything else goes on as before, what other hosts' packets to other
-    /// addresses concerns too.
+    /// resets and "port unreachable". Everything else goes on as before.
     ///
     /// # Errors
     /// As [`IngressDrop::attach_ports_by`]; when both fail, the kind is the second's and the text has both.
@@ -84,10 +83,9 @@ impl IngressDrop {
     /// # Errors
     /// As [`IngressDrop::attach_by`]; `InvalidInput` when the share makes no sense.
     pub fn attach_ports_by(ifindex: u32, share: &PortShare, method: Method) -> io::Result<IngressDrop> {
-        let program = share.program(Whom::Stack)?;
         let fd = match method {
-            Method::Tcx => tcx::attach(ifindex, &program),
-            Method::Nft => nft::attach(ifindex, Some(share)),
+            Method::Tcx => tcx::attach(ifindex, &share.program(Whom::Stack)?),
+            Method::Nft => nft::attach(ifindex, Some(&share.checked()?)),
         }?;
         Ok(IngressDrop { method, fd })
     }

@@ -43,7 +43,7 @@ fn wire() -> (Netns, u32) {
 }
 
 fn share(ports: (u16, u16)) -> PortShare {
-    PortShare { ports, addresses: ADDRESSES[..2].iter().map(|a| a.parse().unwrap()).collect() }
+    PortShare::new(ports, ADDRESSES[..2].iter().map(|a| a.parse().unwrap()).collect())
 }
 
 /// Whether the client gets an answer from the host to TCP and to UDP there, where nothing listens.
@@ -94,7 +94,7 @@ fn keeps_ports_from_the_stack(method: Method) {
     sandbox(Needs::Net, || {
         let (ns, ifindex) = wire();
         let attach = |share: &PortShare| IngressDrop::attach_ports_by(ifindex, share, method);
-        match attach(&share((1, 1))) {
+        match IngressDrop::attach_by(ifindex, method) {
             Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
                 return skipped(&test, &e.to_string());
             }
@@ -113,6 +113,31 @@ fn keeps_ports_from_the_stack(method: Method) {
             assert_eq!(all(port), [REFUSED; 3], "{port}");
         }
         assert!(serves(&ns, 8080) && pings(&ns));
+
+        // Of one family, of one protocol, of nothing.
+        for address in &ADDRESSES[..2] {
+            let addresses = vec![address.parse().unwrap()];
+            let guard = attach(&PortShare { addresses, ..share((OUTSIDE, OUTSIDE)) }).unwrap();
+            let expected = ADDRESSES.map(|a| if a == *address { SILENT } else { REFUSED });
+            assert_eq!(all(OUTSIDE), expected);
+            drop(guard);
+            assert!(eventually(|| all(OUTSIDE) == [REFUSED; 3]));
+        }
+        drop(attach(&PortShare { tcp: vec![], ..share(RANGE) }).unwrap());
+        drop(attach(&PortShare { tcp: vec![], udp: vec![], ..share(RANGE) }).unwrap());
+
+        // Protocols and ranges of their own.
+        let tcp = vec![(OUTSIDE, OUTSIDE), (50000, 50010)];
+        let several = attach(&PortShare { tcp, udp: vec![(50005, 50020)], ..share(RANGE) }).unwrap();
+        assert_eq!(all(OUTSIDE)[0], (false, true));
+        assert_eq!((all(50005)[1], all(50020)[1], all(50021)[1]), (SILENT, (true, false), REFUSED));
+        // As many as may be.
+        let many: Vec<_> = (1..=PortShare::MAX_RANGES as u16).map(|i| (100 * i, 100 * i)).collect();
+        drop(several);
+        let several = attach(&PortShare { tcp: many, udp: vec![], ..share(RANGE) }).unwrap();
+        assert_eq!((all(6400)[0], all(6401)[0]), ((false, true), REFUSED));
+        drop(several);
+        assert!(eventually(|| all(6400) == [REFUSED; 3]));
 
         // Another range in its place: never neither.
         let next = attach(&share((OUTSIDE, OUTSIDE))).unwrap();
@@ -211,7 +236,7 @@ fn the_packet_socket_hears_of_its_ports_and_of_nothing_else() {
         assert_eq!(rx.count(|_| true), 0);
         answers(&ns, ADDRESSES[0], OUTSIDE);
         assert!(rx.count(|p| port_of(p) == Some(OUTSIDE)) >= 2);
-        let bad = PortShare { ports: (2, 1), ..share(RANGE) };
+        let bad = share((2, 1));
         assert_eq!(monitor.set_share(&bad).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(AfPacket::open_shared("p0", true, &bad).unwrap_err().kind(), ErrorKind::InvalidInput);
         let e = IngressDrop::attach_ports(ifindex, &bad).unwrap_err();
@@ -232,7 +257,7 @@ fn reserved_ports_are_not_chosen_and_are_given_back() {
         std::fs::write(sysctl("ip_local_port_range"), "40000 40009").unwrap();
         std::fs::write(sysctl("ip_local_reserved_ports"), "22,40003-40004,50000").unwrap();
 
-        let reservation = Reservation::new((40000, 40008)).unwrap();
+        let reservation = Reservation::new(&[(40004, 40008), (40000, 40006)]).unwrap();
         assert_eq!(reserved(), "22,40000-40008,50000");
         assert_eq!((0..20).map(|_| chosen().unwrap()).max(), Some(40009));
         assert_eq!((0..20).map(|_| chosen().unwrap()).min(), Some(40009));
@@ -249,14 +274,14 @@ fn reserved_ports_are_not_chosen_and_are_given_back() {
         });
         assert_eq!(reserved(), "40003-40004,60000");
 
-        drop(Reservation::new((1, 65535)).unwrap());
+        drop(Reservation::new(&[(1, 65535)]).unwrap());
         assert_eq!(reserved(), "40003-40004,60000");
         std::fs::write(sysctl("ip_local_reserved_ports"), "\n").unwrap();
-        let everything = Reservation::new((1, 65535)).unwrap();
+        let everything = Reservation::new(&[(1, 65535)]).unwrap();
         assert_eq!(reserved(), "1-65535");
         drop(everything);
         assert_eq!(reserved(), "");
-        assert_eq!(Reservation::new((5, 4)).unwrap_err().kind(), ErrorKind::InvalidInput);
-        assert_eq!(Reservation::new((0, 4)).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(Reservation::new(&[(5, 4)]).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(Reservation::new(&[(0, 4)]).unwrap_err().kind(), ErrorKind::InvalidInput);
     });
 }

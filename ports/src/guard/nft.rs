@@ -103,31 +103,39 @@ fn open(ifindex: u32, share: Option<&PortShare>) -> io::Result<OwnedFd> {
         m.attribute(CHAIN_POLICY, &policy.to_be_bytes());
         m.attribute(CHAIN_TYPE, b"filter\0");
     });
-    let rules = share.map_or(0, |share| rules(&mut batch, &name, share));
+    if let Some(share) = share {
+        rules(&mut batch, &name, share);
+    }
     push(&mut batch, BATCH_END, 0, |_| {});
     send(&socket, batch.bytes(), SendFlags::empty())?;
-    // A refused batch may answer for itself before its parts do, or without them.
+    // Table and chain are acknowledged. A refused batch may answer for itself before its parts do, or without
+    // them, and a rule answers only if it is refused: hear all.
     let mut acknowledged = 0;
-    while acknowledged < 2 + rules {
-        receive(socket.as_fd(), |answer| {
+    loop {
+        let heard = receive(socket.as_fd(), |answer| {
             acknowledged += 1;
             answer.map(drop)
-        })?;
+        });
+        match heard {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && acknowledged >= 2 => break,
+            Err(e) => return Err(e),
+        }
     }
     Ok(socket)
 }
 
-/// Adds a rule for every address and protocol; how many.
-fn rules(batch: &mut Requests, table: &[u8], share: &PortShare) -> usize {
-    let protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+/// Adds a rule for every address, protocol and range.
+fn rules(batch: &mut Requests, table: &[u8], share: &PortShare) {
+    let protocols = [(libc::IPPROTO_TCP, &share.tcp), (libc::IPPROTO_UDP, &share.udp)];
     for address in &share.addresses {
         let (ethertype, octets, at) = match address {
             IpAddr::V4(a) => (libc::ETH_P_IP, a.octets().to_vec(), 16),
             IpAddr::V6(a) => (libc::ETH_P_IPV6, a.octets().to_vec(), 24),
         };
-        for protocol in protocols {
-            let create = libc::NLM_F_CREATE | libc::NLM_F_APPEND | libc::NLM_F_ACK;
-            push(batch, NEW_RULE, create, |m| {
+        let all = protocols.iter().flat_map(|(protocol, ranges)| ranges.iter().map(move |r| (*protocol, r)));
+        for (protocol, (low, high)) in all {
+            push(batch, NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |m| {
                 m.attribute(RULE_TABLE, table);
                 m.attribute(RULE_CHAIN, CHAIN);
                 m.nest(RULE_EXPRESSIONS, |m| {
@@ -140,13 +148,12 @@ fn rules(batch: &mut Requests, table: &[u8], share: &PortShare) -> usize {
                     meta(m, META_L4PROTO);
                     equals(m, &[protocol as u8]);
                     payload(m, TRANSPORT_HEADER, 2, 2);
-                    between(m, &share.ports.0.to_be_bytes(), &share.ports.1.to_be_bytes());
+                    between(m, &low.to_be_bytes(), &high.to_be_bytes());
                     verdict(m, DROP);
                 });
             });
         }
     }
-    share.addresses.len() * protocols.len()
 }
 
 fn expression(m: &mut Requests, name: &[u8], fill: impl FnOnce(&mut Requests)) {

@@ -121,11 +121,35 @@ impl Program {
         self.ops.extend(ops);
     }
 
+    /// The steps that can be come to. The kernel's verifier takes no others.
+    fn live(&self) -> Vec<Op> {
+        let mut wanted = vec![false; self.labels];
+        let mut live = true;
+        let reached = |op: &&Op| {
+            // Jumps only go forward, so all that lead to a label have been seen.
+            if let Op::Here(label) = op {
+                live |= wanted[label.0];
+            }
+            let this = live;
+            match op {
+                Op::If(.., label) if live => wanted[label.0] = true,
+                Op::Goto(label) if live => {
+                    wanted[label.0] = true;
+                    live = false;
+                }
+                Op::Verdict(_) => live = false,
+                _ => {}
+            }
+            this
+        };
+        self.ops.iter().filter(reached).copied().collect()
+    }
+
     /// Where each label is, if every step takes as many instructions as `len` says.
-    fn places(&self, len: impl Fn(&Op) -> usize) -> Vec<usize> {
+    fn places(&self, ops: &[Op], len: impl Fn(&Op) -> usize) -> Vec<usize> {
         let mut places = vec![usize::MAX; self.labels];
         let mut at = 0;
-        for op in &self.ops {
+        for op in ops {
             match op {
                 Op::Here(label) => places[label.0] = at,
                 op => at += len(op),
@@ -137,10 +161,11 @@ impl Program {
     /// As a socket filter, which lets a frame in or not.
     pub(super) fn classic(&self) -> Vec<sock_filter> {
         // Conditional jumps reach 255 instructions, so each jumps over an unconditional one instead.
-        let places = self.places(|op| if matches!(op, Op::If(..)) { 2 } else { 1 });
+        let ops = self.live();
+        let places = self.places(&ops, |op| if matches!(op, Op::If(..)) { 2 } else { 1 });
         let mut code: Vec<sock_filter> = Vec::new();
         let plain = |code: u8, k: u32| sock_filter { code: code.into(), jt: 0, jf: 0, k };
-        for op in &self.ops {
+        for op in &ops {
             let goto = |label: &Label, at: usize| plain(JA, (places[label.0] - at - 1) as u32);
             match op {
                 Op::Tagged => code.push(plain(LD_ABS, CLASSIC_TAGGED)),
@@ -168,7 +193,8 @@ impl Program {
 
     /// As a program of type SCHED_CLS that returns one number or the other.
     pub(super) fn extended(&self, yes: i32, no: i32) -> Vec<Instruction> {
-        let places = self.places(|op| if matches!(op, Op::Verdict(_)) { 2 } else { 1 });
+        let ops = self.live();
+        let places = self.places(&ops, |op| if matches!(op, Op::Verdict(_)) { 2 } else { 1 });
         let make = |code: u8, dst: u8, src: u8, offset: i16, k: u32| {
             let (o, k) = (offset.to_ne_bytes(), k.to_ne_bytes());
             // The kernel's bit fields: the destination is in the low half on little-endian machines.
@@ -179,7 +205,7 @@ impl Program {
         let prologue =
             [make(MOV64_X, CONTEXT, 1, 0, 0), make(MOV64_K, X, 0, 0, 0), make(MOV64_K, M, 0, 0, 0)];
         let mut code = prologue.to_vec();
-        for op in &self.ops {
+        for op in &ops {
             let at = code.len() - prologue.len();
             let over = |label: &Label| (places[label.0] - at - 1) as i16;
             match op {

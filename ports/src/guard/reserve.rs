@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::share;
 use crate::sys;
 
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
@@ -24,21 +25,17 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Reserves a range, both ends included, in the calling thread's network namespace.
+    /// Reserves ranges, both ends included, in the calling thread's network namespace.
     ///
     /// # Errors
-    /// `InvalidInput` when it is no range; `PermissionDenied` or `ReadOnlyFilesystem` when this process may
+    /// `InvalidInput` when one is no range; `PermissionDenied` or `ReadOnlyFilesystem` when this process may
     /// not set `net.ipv4.ip_local_reserved_ports`.
-    pub fn new(ports: (u16, u16)) -> io::Result<Reservation> {
-        let (low, high) = ports;
-        if low == 0 || low > high {
-            let text = format!("{low}-{high} is not a range of ports");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
+    pub fn new(ranges: &[(u16, u16)]) -> io::Result<Reservation> {
+        let wanted = share::ranges(ranges)?.into_iter().flat_map(|(low, high)| low..=high);
         let named = |e| sys::context("net.ipv4.ip_local_reserved_ports", e);
         let file = OpenOptions::new().read(true).write(true).open(RESERVED).map_err(named)?;
         let mut reserved = read(&file).map_err(named)?;
-        let added: BTreeSet<u16> = (low..=high).filter(|port| !reserved.contains(port)).collect();
+        let added: BTreeSet<u16> = wanted.filter(|port| !reserved.contains(port)).collect();
         reserved.extend(&added);
         write(&file, &reserved).map_err(named)?;
         Ok(Reservation { file, added })

@@ -1,9 +1,9 @@
-//! A range of ports that the switch has on the host's own addresses: which frames belong to it.
+//! Ports that the switch has on the host's own addresses: which frames belong to them.
 //!
 //! The interface's ingress hook ([`super::IngressDrop::attach_ports`]) keeps from the host's stack what that
 //! would answer wrongly: TCP and UDP to these ports. The packet socket's filter
-//! ([`crate::afpacket::AfPacket::open_shared`]) lets in those and what else may belong to the range: answers
-//! to ICMP queries whose identifier is in it, ICMP errors about packets from these ports, and fragments,
+//! ([`crate::afpacket::AfPacket::open_shared`]) lets in those and what else may belong to them: answers to
+//! ICMP queries with an identifier of ours, ICMP errors about packets from these ports, and fragments,
 //! which do not tell. The stack ignores all of these by itself, since it knows no such query, connection or
 //! first fragment.
 
@@ -15,14 +15,19 @@ use super::program::Cond::{Bits, Eq, Ge, Gt};
 use super::program::Op::{
     Add, AddX, And, FromX, Goto, Here, If, Load, LoadX, Restore, Save, Shl, Tagged, ToX, Verdict,
 };
-use super::program::{Label, Op, Program};
+use super::program::{Label, Program};
 use crate::sys;
 
-/// Ports that the switch has on addresses which are otherwise the host's.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Ports that the switch has on addresses which are otherwise the host's. Ranges include both ends, and may
+/// overlap.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortShare {
-    /// The range of TCP and UDP ports and ICMP identifiers, both ends included.
-    pub ports: (u16, u16),
+    /// TCP ports.
+    pub tcp: Vec<(u16, u16)>,
+    /// UDP ports.
+    pub udp: Vec<(u16, u16)>,
+    /// Identifiers of ICMP and ICMPv6 queries.
+    pub icmp: Vec<(u16, u16)>,
     /// The addresses, at most [`PortShare::MAX_ADDRESSES`].
     pub addresses: Vec<IpAddr>,
 }
@@ -62,44 +67,55 @@ const IDENTIFIER: u32 = 4;
 const EMBEDDED: u32 = 8;
 
 impl PortShare {
-    /// The most addresses.
-    pub const MAX_ADDRESSES: usize = 64;
+    /// The most addresses. With the most ranges too, the filter fits `net.core.optmem_max` of every kernel.
+    pub const MAX_ADDRESSES: usize = 32;
 
+    /// The most ranges of a kind, after those that touch have been joined.
+    pub const MAX_RANGES: usize = 64;
+
+    /// The same range of all three.
+    pub fn new(ports: (u16, u16), addresses: Vec<IpAddr>) -> PortShare {
+        PortShare { tcp: vec![ports], udp: vec![ports], icmp: vec![ports], addresses }
+    }
+
+    /// The same with its ranges in order and apart.
+    ///
     /// # Errors
     /// `InvalidInput` when it makes no sense.
-    fn check(&self) -> io::Result<()> {
-        let (low, high) = self.ports;
-        let text = if low == 0 || low > high {
-            format!("{low}-{high} is not a range of ports")
-        } else if self.addresses.is_empty() {
-            "a shared range of ports needs an address".to_string()
+    pub(super) fn checked(&self) -> io::Result<PortShare> {
+        let text = if self.addresses.is_empty() {
+            "shared ports need an address".to_string()
         } else if self.addresses.len() > PortShare::MAX_ADDRESSES {
-            format!("a range of ports is shared on at most {} addresses", PortShare::MAX_ADDRESSES)
+            format!("ports are shared on at most {} addresses", PortShare::MAX_ADDRESSES)
         } else {
-            return Ok(());
+            return Ok(PortShare {
+                tcp: ranges(&self.tcp)?,
+                udp: ranges(&self.udp)?,
+                icmp: ranges(&self.icmp)?,
+                addresses: self.addresses.clone(),
+            });
         };
         Err(io::Error::new(io::ErrorKind::InvalidInput, text))
     }
 
-    /// Makes a packet socket take only what may belong to the range, in place of what it took before.
+    /// Makes a packet socket take only what may belong to these ports, in place of what it took before.
     pub(crate) fn filter(&self, socket: impl AsFd) -> io::Result<()> {
-        self.check()?;
         sys::attach_filter(socket, &self.program(Whom::Socket)?.classic())
     }
 
     /// In the program, X is where the current header begins, M its protocol.
     pub(super) fn program(&self, whom: Whom) -> io::Result<Program> {
-        self.check()?;
+        let share = self.checked()?;
         let mut p = Program::default();
         let [yes, no, v4, v6, fragment, transport] = [(); 6].map(|()| p.label());
         // What has a tag is for a VLAN interface of the host's.
         p.add([Tagged, If(Bits, 1, no), Load(2, 12), If(Eq, ETH_P_IP, v4), If(Eq, ETH_P_IPV6, v6), Goto(no)]);
         p.add([Here(v4)]);
-        self.v4(&mut p, no, fragment);
+        share.v4(&mut p, no, fragment);
         p.add([Goto(transport), Here(v6)]);
-        self.v6(&mut p, no, fragment, transport);
+        share.v6(&mut p, no, fragment, transport);
         p.add([Here(transport)]);
-        self.transport(&mut p, whom, yes, no);
+        share.transport(&mut p, whom, yes, no);
         // Only the first fragment has ports. The stack makes nothing of the others without it.
         p.add([
             Here(fragment),
@@ -150,38 +166,71 @@ impl PortShare {
     }
 
     fn transport(&self, p: &mut Program, whom: Whom, yes: Label, no: Label) {
-        let (low, high) = self.ports;
-        let range = |port: Op| [port, If(Gt, high.into(), no), If(Ge, low.into(), yes), Goto(no)];
-        let to = p.label();
-        p.add([Restore, If(Eq, TCP, to), If(Eq, UDP, to)]);
-        if whom == Whom::Stack {
-            p.add([Goto(no), Here(to)]);
-            return p.add(range(LoadX(2, 2)));
+        // Each looks for what is in A among its ranges.
+        let [tcp, udp, icmp] = [(); 3].map(|()| p.label());
+        let [to_tcp, to_udp] = [(); 2].map(|()| p.label());
+        p.add([Restore, If(Eq, TCP, to_tcp), If(Eq, UDP, to_udp)]);
+        if whom == Whom::Socket {
+            Self::icmp(p, [tcp, udp, icmp], no);
         }
-        let [icmp, icmpv6, reply, error, error6, embedded, from] = [(); 7].map(|()| p.label());
-        p.add([If(Eq, ICMP, icmp), If(Eq, ICMPV6, icmpv6), Goto(no)]);
-        p.add([Here(icmp), LoadX(1, 0)]);
+        p.add([Goto(no), Here(to_tcp), LoadX(2, 2), Goto(tcp), Here(to_udp), LoadX(2, 2), Goto(udp)]);
+        for (label, ranges) in [(tcp, &self.tcp), (udp, &self.udp), (icmp, &self.icmp)] {
+            p.add([Here(label)]);
+            for &(low, high) in ranges {
+                let above = p.label();
+                p.add([If(Gt, high.into(), above), If(Ge, low.into(), yes), Goto(no), Here(above)]);
+            }
+            p.add([Goto(no)]);
+        }
+    }
+
+    /// For a protocol other than TCP and UDP.
+    fn icmp(p: &mut Program, [tcp, udp, icmp]: [Label; 3], no: Label) {
+        let [v4, v6, reply, error, error6] = [(); 5].map(|()| p.label());
+        p.add([If(Eq, ICMP, v4), If(Eq, ICMPV6, v6), Goto(no)]);
+        p.add([Here(v4), LoadX(1, 0)]);
         p.add(REPLIES.map(|t| If(Eq, t, reply)));
         p.add(ERRORS.map(|t| If(Eq, t, error)));
-        p.add([Goto(no), Here(icmpv6), LoadX(1, 0)]);
+        p.add([Goto(no), Here(v6), LoadX(1, 0)]);
         p.add(REPLIES_V6.map(|t| If(Eq, t, reply)));
         p.add(ERRORS_V6.map(|t| If(Eq, t, error6)));
         p.add([Goto(no)]);
         // The packet that an error is about is one that we have sent.
+        let [embedded, fragment, from_tcp, from_udp] = [(); 4].map(|()| p.label());
         p.add([Here(error), LoadX(1, EMBEDDED + 9), Save]);
         p.add([LoadX(1, EMBEDDED), And(0xf), Shl(2), Add(EMBEDDED), AddX, ToX, Goto(embedded)]);
         p.add([Here(error6), LoadX(1, EMBEDDED + 6), Save, FromX, Add(EMBEDDED + 40), ToX]);
-        let [whole, fragments] = [(); 2].map(|()| p.label());
-        p.add([Restore, If(Eq, FRAGMENT, fragments), Goto(whole), Here(fragments)]);
-        p.add([LoadX(1, 0), Save, FromX, Add(8), ToX, Here(whole)]);
-        p.add([Here(embedded), Restore, If(Eq, TCP, from), If(Eq, UDP, from), If(Eq, ICMP, reply)]);
-        p.add([If(Eq, ICMPV6, reply), Goto(no), Here(from)]);
-        p.add(range(LoadX(2, 0)));
-        p.add([Here(to)]);
-        p.add(range(LoadX(2, 2)));
-        p.add([Here(reply)]);
-        p.add(range(LoadX(2, IDENTIFIER)));
+        p.add([Restore, If(Eq, FRAGMENT, fragment), Goto(embedded)]);
+        p.add([Here(fragment), LoadX(1, 0), Save, FromX, Add(8), ToX]);
+        p.add([Here(embedded), Restore, If(Eq, TCP, from_tcp), If(Eq, UDP, from_udp)]);
+        p.add([If(Eq, ICMP, reply), If(Eq, ICMPV6, reply), Goto(no)]);
+        p.add([Here(from_tcp), LoadX(2, 0), Goto(tcp), Here(from_udp), LoadX(2, 0), Goto(udp)]);
+        p.add([Here(reply), LoadX(2, IDENTIFIER), Goto(icmp)]);
     }
+}
+
+/// Ranges of ports in order, those that overlap or touch joined.
+///
+/// # Errors
+/// `InvalidInput` when one is no range, or there are too many.
+pub(super) fn ranges(given: &[(u16, u16)]) -> io::Result<Vec<(u16, u16)>> {
+    let invalid = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    let mut sorted = given.to_vec();
+    sorted.sort_unstable();
+    let mut joined: Vec<(u16, u16)> = Vec::new();
+    for (low, high) in sorted {
+        if low == 0 || low > high {
+            return invalid(format!("{low}-{high} is not a range of ports"));
+        }
+        match joined.last_mut() {
+            Some(last) if last.1 >= low - 1 => last.1 = last.1.max(high),
+            _ => joined.push((low, high)),
+        }
+    }
+    if joined.len() > PortShare::MAX_RANGES {
+        return invalid(format!("at most {} ranges of ports can be shared", PortShare::MAX_RANGES));
+    }
+    Ok(joined)
 }
 
 #[cfg(test)]
@@ -194,7 +243,7 @@ mod tests {
 
     fn share() -> PortShare {
         let addresses = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
-        PortShare { ports: RANGE, addresses: addresses.map(|a| a.parse().unwrap()).into() }
+        PortShare::new(RANGE, addresses.map(|a| a.parse().unwrap()).into())
     }
 
     /// A filter of the kernel's that can be asked: a local socket with it stands in for the packet socket.
@@ -374,20 +423,47 @@ mod tests {
     }
 
     #[test]
+    fn every_protocol_has_its_ranges() {
+        let tcp = vec![(8080, 8080), (443, 443), (40000, 40999), (8081, 8090), (40500, 41000)];
+        let share = PortShare { tcp, udp: vec![(53, 53)], icmp: vec![], ..share() };
+        let ours =
+            |port: u16| port == 443 || (8080..=8090).contains(&port) || (40000..=41000).contains(&port);
+        for whom in [Whom::Stack, Whom::Socket] {
+            let filter = Filter::new(&share, whom);
+            for port in
+                [1, 52, 53, 54, 442, 443, 444, 8079, 8080, 8085, 8090, 8091, 39999, 40000, 41000, 41001]
+            {
+                assert_eq!(filter.takes(&v4("192.0.2.1", 6, 0, 0, &ports(1, port))), ours(port), "{port}");
+                assert_eq!(filter.takes(&v6("2001:db8::2", 17, &ports(1, port))), port == 53, "{port}");
+                let about = v4("203.0.113.9", 6, 0, 0, &ports(port, 1));
+                let expected = ours(port) && whom == Whom::Socket;
+                assert_eq!(filter.takes(&v4("192.0.2.1", 1, 0, 0, &error(3, &about))), expected, "{port}");
+                assert!(!filter.takes(&v4("192.0.2.1", 1, 0, 0, &query(0, port))));
+            }
+        }
+        let most: Vec<_> = (1..=64).map(|i| (100 * i, 100 * i + 9)).collect();
+        let share = PortShare { tcp: most.clone(), udp: most.clone(), icmp: most, ..share };
+        let filter = Filter::new(&share, Whom::Socket);
+        assert!(filter.takes(&v4("192.0.2.1", 17, 0, 0, &ports(1, 6409))));
+        assert!(!filter.takes(&v4("192.0.2.1", 17, 0, 0, &ports(1, 6410))));
+    }
+
+    #[test]
     fn many_addresses_fit_and_more_are_refused() {
-        let make = |n: usize| PortShare {
-            ports: (1, 65535),
-            addresses: (0..n).map(|i| std::net::Ipv6Addr::from(i as u128 + 1).into()).collect(),
+        let make = |n: usize| {
+            let addresses = (0..n).map(|i| std::net::Ipv6Addr::from(i as u128 + 1).into());
+            PortShare::new((1, 65535), addresses.collect())
         };
         let most = make(PortShare::MAX_ADDRESSES);
         let filter = Filter::new(&most, Whom::Socket);
-        assert!(filter.takes(&v6("::40", 6, &ports(1, 1))) && !filter.takes(&v6("::41", 6, &ports(1, 1))));
+        assert!(filter.takes(&v6("::20", 6, &ports(1, 1))) && !filter.takes(&v6("::21", 6, &ports(1, 1))));
         let all = share();
         for bad in [
             make(PortShare::MAX_ADDRESSES + 1),
             make(0),
-            PortShare { ports: (0, 9), ..all.clone() },
-            PortShare { ports: (9, 8), ..all.clone() },
+            PortShare { tcp: vec![(1, 2), (0, 9)], ..all.clone() },
+            PortShare { udp: vec![(9, 8)], ..all.clone() },
+            PortShare { icmp: (1..=65).map(|i| (2 * i, 2 * i)).collect(), ..all.clone() },
         ] {
             assert_eq!(bad.program(Whom::Stack).err().unwrap().kind(), io::ErrorKind::InvalidInput);
         }
