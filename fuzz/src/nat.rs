@@ -288,7 +288,12 @@ impl World {
         let mut out = self.pass(back, error);
         assert_eq!(self.connections(), connections);
         let Some((error, _)) = out.sent.pop() else {
-            panic!("an error about a packet just forwarded is dropped: {:?}", out.dropped[0].1)
+            panic!(
+                "{path:?} {toward:?}: an error about a packet just forwarded is dropped: {:?} {:02x?} {:02x?}",
+                out.dropped[0].1,
+                before.to_vec(),
+                after.to_vec()
+            )
         };
         assert_eq!(judge(&error.to_vec()).map(|j| j.0), Some(true));
         let Some(ip_error) = Headers::of_frame(error.head()) else { panic!("an error is a packet") };

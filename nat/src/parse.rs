@@ -85,7 +85,8 @@ impl Seen {
         let side = path.side();
         let head = packet.head();
         let ip = Headers::of_frame(head).ok_or(DropReason::NatMalformed)?;
-        if !ip.is_whole(packet.len()) {
+        // Nor may its extension headers reach behind its end.
+        if !ip.is_whole(packet.len()) || u32::from(ip.l4) > ip.end {
             return Err(DropReason::NatMalformed);
         }
         let (src, dst) = addresses(head, &ip).ok_or(DropReason::NatMalformed)?;
