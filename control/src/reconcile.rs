@@ -17,8 +17,10 @@ mod adopted;
 mod devices;
 #[cfg(test)]
 pub(crate) mod fake;
+mod mtu;
 mod observe;
 mod tap;
+mod tunnels;
 mod world;
 
 pub(crate) use world::KernelWorld;
@@ -125,12 +127,14 @@ pub(crate) fn needs_new_interface(name: &str, old: &PortSpec, new: &PortSpec) ->
         }
         (PortKind::Afpacket(a), PortKind::Afpacket(b)) => a.interface != b.interface,
         (PortKind::Replay(a), PortKind::Replay(b)) => a != b,
-        (PortKind::Null {}, PortKind::Null {})
-        | (PortKind::Gre(_), PortKind::Gre(_))
-        | (PortKind::Nvgre(_), PortKind::Nvgre(_))
-        | (PortKind::Vxlan(_), PortKind::Vxlan(_))
-        | (PortKind::Geneve(_), PortKind::Geneve(_)) => false,
-        _ => true,
+        (PortKind::Null {}, PortKind::Null {}) => false,
+        (a, b) => match (a.tunnel(), b.tunnel()) {
+            // Another network is another tunnel. Besides, two that swap theirs must not meet.
+            (Some((a_kind, a)), Some((b_kind, b))) => {
+                (a_kind, a.vni, a.key, a.dst_port, a.local) != (b_kind, b.vni, b.key, b.dst_port, b.local)
+            }
+            _ => true,
+        },
     }
 }
 

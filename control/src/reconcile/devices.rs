@@ -24,7 +24,8 @@ impl KernelWorld {
         let no_io = |e| explain(format!("port {name}"), &e);
         match &spec.kind {
             PortKind::Tap(_) | PortKind::Host(_) => {
-                let Some(wish) = Wish::of(name, spec) else { unreachable!("taps and hosts are TAPs") };
+                let Some(mut wish) = Wish::of(name, spec) else { unreachable!("taps and hosts are TAPs") };
+                wish.default_mtu = self.bridge_mtu(&spec.bridge).0;
                 let in_the_way = |p: &&mut Port| match &p.device {
                     Some(Device::Tap(tap)) => {
                         !tap.aside
@@ -61,14 +62,15 @@ impl KernelWorld {
                 Ok((Device::Memory, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(NullTx)] }))
             }
             PortKind::Gre(_) | PortKind::Nvgre(_) | PortKind::Vxlan(_) | PortKind::Geneve(_) => {
-                Err(Error::failed("the engine has no tunnels yet"))
+                unreachable!("tunnels have no queues")
             }
         }
     }
 
     /// The interface of the daemon before, if the keeper has it and it is still the one asked for.
     pub(super) fn take_over(&mut self, name: &str, spec: &PortSpec) -> Option<(Device, PortIo)> {
-        let wish = Wish::of(name, spec)?;
+        let mut wish = Wish::of(name, spec)?;
+        wish.default_mtu = self.bridge_mtu(&spec.bridge).0;
         let kept = self.kept.remove(name)?;
         let taken = match kept.meta == identity(name, spec) {
             true => TapDevice::take_over(&wish, kept.fds),
@@ -106,6 +108,9 @@ impl KernelWorld {
     pub(super) fn bring_up(&mut self, name: &str) -> Result<()> {
         let Some(port) = self.ports.get(name) else { return Ok(()) };
         let (id, spec) = (port.id, port.spec.clone());
+        if spec.kind.tunnel().is_some() {
+            return self.open_tunnel(name);
+        }
         let (device, io) = match self.take_over(name, &spec) {
             Some(taken) => taken,
             None => self.open(name, &spec)?,
@@ -153,7 +158,13 @@ impl KernelWorld {
         let (id, error, fatal) = match event {
             EngineEvent::PortFailed { port, error, fatal } => (port, Some(error), fatal),
             EngineEvent::PortRecovered { port } => (port, None, false),
-            EngineEvent::PeerChanged { .. } | EngineEvent::PathMtu { .. } => return None,
+            EngineEvent::PeerChanged { port, .. } | EngineEvent::PathMtu { port, .. } => {
+                let (name, _) = self.ports.iter().find(|(_, p)| p.id == port)?;
+                let name = name.clone();
+                self.tend_tunnel(&name);
+                self.follow_mtus();
+                return Some(name);
+            }
         };
         // Slots are used again: what is reported may be over, so the device itself is asked.
         let (name, port) = self.ports.iter().find(|(_, p)| p.id == id)?;
@@ -277,6 +288,7 @@ impl KernelWorld {
         let Some(port) = self.ports.get(name) else { return Ok(()) };
         match &port.device {
             None => Ok(()),
+            Some(Device::Tunnel(_)) => self.open_tunnel(name),
             Some(Device::Tap(_)) => self.reattach(port),
             Some(Device::Adopted(_) | Device::Memory) => {
                 let (id, spec) = (port.id, port.spec.clone());

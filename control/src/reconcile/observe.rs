@@ -20,7 +20,7 @@ impl KernelWorld {
             ifname: interface(name, &port.spec),
             mac: None,
             mtu: port.device.as_ref().map_or(0, Device::mtu),
-            mtu_why: String::new(),
+            mtu_why: self.mtu_why(port),
             peers: Vec::new(),
             offloads: Vec::new(),
             queues: u16::from(port.device.is_some()),
@@ -37,24 +37,47 @@ impl KernelWorld {
                 status.mac = adopted.mac.map(|m| m.to_string());
                 status.offloads = adopted.offloads();
             }
+            Some(Device::Tunnel(tunnel)) => {
+                status.mtu = tunnel.inner.mtu.into();
+                status.peers = tunnel.peers(&self.engine.tunnel_peers(port.id));
+                status.queues = 0;
+            }
             Some(Device::Memory) | None => {}
         }
         Some(status)
     }
 
+    /// Why the MTU is what it is, where that is not plain.
+    fn mtu_why(&self, port: &Port) -> String {
+        match &port.device {
+            Some(Device::Tunnel(tunnel)) => tunnel.why.clone(),
+            Some(Device::Tap(tap)) if tap.mtu == tap.default_mtu && !tap.place.adopt => {
+                match self.bridge_mtu(&port.spec.bridge) {
+                    (mtu, Some(name)) if mtu == tap.mtu => format!("what tunnel {name} carries"),
+                    _ => String::new(),
+                }
+            }
+            _ => String::new(),
+        }
+    }
+
     pub(super) fn observe_fdb(&self, bridge: &str) -> Option<Vec<FdbRow>> {
         let fdb = self.table(bridge)?;
         let ageing = self.bridges.get(bridge)?.ageing;
+        let statics = self.statics.get(bridge).map_or(&[][..], Vec::as_slice);
+        let remotes: HashMap<_, _> =
+            statics.iter().filter_map(|e| Some(((e.vlan, e.mac.as_str()), e.remote?))).collect();
         let names: HashMap<_, _> = self.ports.iter().map(|(name, p)| (p.id, name)).collect();
         let mut entries = fdb.entries(self.engine.now(), ageing);
         entries.sort_by_key(|e| (e.vid.get(), e.mac.0));
         // A port that is being removed has no name any more.
         let row = |e: trunkline_switch::FdbEntry| {
+            let mac = e.mac.to_string();
             Some(FdbRow {
                 vlan: e.vid.get(),
-                mac: e.mac.to_string(),
+                remote: remotes.get(&(e.vid.get(), mac.as_str())).copied().filter(|_| e.is_static),
+                mac,
                 port: (*names.get(&e.port)?).clone(),
-                remote: None,
                 age: (!e.is_static).then_some(e.age),
                 is_static: e.is_static,
             })
@@ -79,7 +102,7 @@ impl KernelWorld {
             ring_drops: match &port.device {
                 Some(Device::Tap(tap)) => tap.ring_drops(),
                 Some(Device::Adopted(adopted)) => adopted.ring_drops(),
-                Some(Device::Memory) | None => 0,
+                Some(Device::Memory | Device::Tunnel(_)) | None => 0,
             },
         }
     }

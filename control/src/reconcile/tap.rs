@@ -22,6 +22,8 @@ pub(super) struct Wish<'a> {
     pub(super) place: Place,
     pub(super) offload: bool,
     pub(super) link: &'a LinkSpec,
+    /// MTU when none is given, bytes.
+    pub(super) default_mtu: u32,
     /// Identity the namespace must have, if it is known.
     netns_id: Option<&'a str>,
 }
@@ -50,6 +52,7 @@ impl<'a> Wish<'a> {
                 },
                 offload,
                 link: &tap.link,
+                default_mtu: DEFAULT_MTU,
                 netns_id: tap.netns_id.as_deref(),
             }),
             PortKind::Host(host) => Some(Wish {
@@ -61,6 +64,7 @@ impl<'a> Wish<'a> {
                 },
                 offload,
                 link: &host.link,
+                default_mtu: DEFAULT_MTU,
                 netns_id: None,
             }),
             _ => None,
@@ -109,6 +113,8 @@ pub(super) struct TapDevice {
     pub(super) place: Place,
     pub(super) mac: Option<MacAddr>,
     pub(super) mtu: u32,
+    /// What `mtu` is when none is given.
+    pub(super) default_mtu: u32,
     /// Renamed to make room for another port's; to be undone if that edit fails.
     pub(super) aside: bool,
     /// What an adopted interface was like, and what was made of it.
@@ -131,7 +137,7 @@ impl TapDevice {
         if let Some(netns) = &netns {
             session(None, |s| s.move_to(&s.expect_link(&name)?, netns))?;
         }
-        let wanted = State::wanted(wish.link, place.adopt);
+        let wanted = State::wanted(wish.link, place.adopt, wish.default_mtu);
         let set_up = |s: &Session| {
             let mut link = s.expect_link(&name)?;
             let before = if place.adopt { State::adopted(s, &link, &wanted)? } else { State::fresh() };
@@ -147,7 +153,8 @@ impl TapDevice {
         };
         let (link, before) = session(netns.as_ref(), set_up)?;
         let found = place.adopt.then_some((before, wanted));
-        Ok(TapDevice { tap, place: place.clone(), mac: link.mac, mtu: link.mtu, aside: false, found })
+        let (place, default_mtu) = (place.clone(), wish.default_mtu);
+        Ok(TapDevice { tap, place, mac: link.mac, mtu: link.mtu, default_mtu, aside: false, found })
     }
 
     /// Goes on with descriptors that the keeper held. What somebody took away from the interface meanwhile
@@ -162,7 +169,7 @@ impl TapDevice {
         let link = session(Some(&netns), |s| {
             let link = s.expect_link(tap.name())?;
             let before = State::found(&link);
-            configure(s, &link, &before, &State::wanted(wish.link, wish.place.adopt))?;
+            configure(s, &link, &before, &State::wanted(wish.link, wish.place.adopt, wish.default_mtu))?;
             s.expect_link(tap.name())
         })?;
         Ok(TapDevice {
@@ -170,6 +177,7 @@ impl TapDevice {
             place: wish.place.clone(),
             mac: link.mac,
             mtu: link.mtu,
+            default_mtu: wish.default_mtu,
             aside: false,
             found: None,
         })
@@ -178,8 +186,8 @@ impl TapDevice {
     /// Changes what can be changed on a running interface; on failure everything is as before.
     pub(super) fn update(&mut self, old: &Wish<'_>, new: &Wish<'_>) -> Result<()> {
         let netns = self.netns()?;
-        let (before, wanted) =
-            (State::wanted(old.link, self.place.adopt), State::wanted(new.link, self.place.adopt));
+        let state = |wish: &Wish<'_>| State::wanted(wish.link, self.place.adopt, self.default_mtu);
+        let (before, wanted) = (state(old), state(new));
         let name = self.place.ifname.clone();
         let link = session(Some(&netns), |s| {
             let link = s.expect_link(&name)?;
@@ -200,6 +208,20 @@ impl TapDevice {
         }
         (self.mac, self.mtu) = (link.mac, link.mtu);
         Ok(())
+    }
+
+    /// Changes the MTU that it has when none is given; true when that is the case and the MTU changed.
+    pub(super) fn set_default_mtu(&mut self, spec: &PortSpec, mtu: u32) -> Result<bool> {
+        let given = Wish::of("", spec).is_none_or(|wish| wish.link.mtu.is_some());
+        if self.default_mtu == mtu || self.aside {
+            return Ok(false);
+        }
+        if !given && !self.place.adopt {
+            session(Some(&self.netns()?), |s| s.set_mtu(&s.expect_link(&self.place.ifname)?, mtu))?;
+            self.mtu = mtu;
+        }
+        self.default_mtu = mtu;
+        Ok(!given && !self.place.adopt)
     }
 
     fn set_offload(&mut self, offload: bool) -> Result<()> {
@@ -276,7 +298,12 @@ impl TapDevice {
             s.rename(&link, &self.place.ifname)?;
             link.name.clone_from(&self.place.ifname);
             // Going down took its routes, and its IPv6 addresses.
-            configure(s, &link, &State::fresh(), &State::wanted(wish.link, self.place.adopt))
+            configure(
+                s,
+                &link,
+                &State::fresh(),
+                &State::wanted(wish.link, self.place.adopt, self.default_mtu),
+            )
         })?;
         self.aside = false;
         Ok(())
@@ -349,11 +376,11 @@ impl State {
         Ok(state)
     }
 
-    fn wanted(link: &LinkSpec, adopted: bool) -> State {
+    fn wanted(link: &LinkSpec, adopted: bool, default_mtu: u32) -> State {
         State {
             // Validated before.
             mac: link.mac.as_ref().and_then(|m| m.parse().ok()),
-            mtu: link.mtu.or((!adopted).then_some(DEFAULT_MTU)),
+            mtu: link.mtu.or((!adopted).then_some(default_mtu)),
             addresses: link.addresses.clone(),
             gateways: link.gateways.clone(),
             up: true,

@@ -1,6 +1,7 @@
 //! The real world: the engine, the kernel, the keeper.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use super::adopted::Adopted;
 use super::devices::identity;
 use super::observe::observe_table;
 use super::tap::{DEFAULT_MTU, TapDevice, Wish, id_of, open_netns};
+use super::tunnels::{Tunnel, is_own};
 use super::{Notice, World};
 use crate::keeper::{Keeper, Kept, Launch};
 use crate::model::{BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb};
@@ -21,7 +23,7 @@ use crate::validate::port_config;
 use crate::{Error, ErrorKind, Result};
 
 /// Largest L2 payload on ports without an interface, bytes.
-const NO_MTU: u32 = 65535;
+pub(super) const NO_MTU: u32 = 65535;
 
 /// Keepers are not replaced more often.
 const PACE: Duration = Duration::from_millis(500);
@@ -41,6 +43,10 @@ pub(crate) struct KernelWorld {
     pub(super) kept: BTreeMap<String, Kept>,
     /// Ports the keeper has not got yet.
     pub(super) unkept: BTreeSet<String>,
+    /// Static entries by bridge, as last written.
+    pub(super) statics: BTreeMap<String, Vec<StaticFdb>>,
+    /// Ports that changed on their own since the last look.
+    pub(super) news: BTreeSet<String>,
     notices: mpsc::Sender<Notice>,
 }
 
@@ -64,6 +70,7 @@ pub(super) struct Port {
 pub(super) enum Device {
     Tap(TapDevice),
     Adopted(Adopted),
+    Tunnel(Tunnel),
     /// Replay and null ports: nothing of the kernel's.
     Memory,
 }
@@ -74,18 +81,19 @@ impl Device {
         let done = match self {
             Device::Tap(tap) => tap.put_back(),
             Device::Adopted(adopted) => adopted.put_back(),
-            Device::Memory => Ok(()),
+            Device::Memory | Device::Tunnel(_) => Ok(()),
         };
         if let Err(error) = done {
             tracing::error!(port = name, %error, "a failed edit could not be undone");
         }
     }
 
+    /// What the engine takes for it. Tunnels look at the inner MTU themselves, and answer what is too large.
     pub(super) fn mtu(&self) -> u32 {
         match self {
             Device::Tap(tap) => tap.mtu,
             Device::Adopted(adopted) => adopted.mtu,
-            Device::Memory => NO_MTU,
+            Device::Memory | Device::Tunnel(_) => NO_MTU,
         }
     }
 }
@@ -109,6 +117,8 @@ impl KernelWorld {
             run_dir,
             kept: BTreeMap::new(),
             unkept: BTreeSet::new(),
+            statics: BTreeMap::new(),
+            news: BTreeSet::new(),
             notices,
         };
         world.connect_keeper()?;
@@ -182,7 +192,7 @@ impl KernelWorld {
             let fds = match &port.device {
                 Some(Device::Tap(tap)) => tap.fds(),
                 Some(Device::Adopted(adopted)) => adopted.fds(),
-                Some(Device::Memory) | None => continue,
+                Some(Device::Memory | Device::Tunnel(_)) | None => continue,
             };
             if let Err(error) = fds.and_then(|fds| keeper.put(&name, &identity(&name, &port.spec), &fds)) {
                 tracing::warn!(port = name, %error, "the keeper did not take an interface");
@@ -250,6 +260,7 @@ impl World for KernelWorld {
     }
 
     fn remove_bridge(&mut self, name: &str) {
+        self.statics.remove(name);
         if let Some(bridge) = self.bridges.remove(name) {
             self.engine.remove_bridge(bridge.id);
         }
@@ -271,11 +282,16 @@ impl World for KernelWorld {
                 return Err(Error::failed(what).hint("raise its --max-macs"));
             }
         }
-        Ok(())
+        let told = self.set_static_remotes(bridge, now);
+        self.statics.insert(bridge.to_owned(), now.to_vec());
+        told
     }
 
     fn add_port(&mut self, name: &str, spec: &PortSpec) -> Result<()> {
         let within = |error: Error| error.within(format_args!("port {name}"));
+        if spec.kind.tunnel().is_some() {
+            return self.add_tunnel(name, spec).map_err(within);
+        }
         let (device, io) = self.open(name, spec).map_err(within)?;
         let attached = self.slot(spec, device.mtu()).and_then(|id| {
             self.connect(id, spec, io).inspect_err(|_| self.engine.remove_port(id))?;
@@ -330,12 +346,19 @@ impl World for KernelWorld {
             self.rehome(name, spec)
         } else if old.offload != spec.offload {
             self.reopen_io(name)
+        } else if spec.kind.tunnel().is_some() {
+            self.open_tunnel(name)
         } else {
             let mtu = port.device.as_ref().map_or(DEFAULT_MTU, Device::mtu);
             port_config(spec).map(|config| self.engine.update_port(port.id, config, mtu))
         };
         done.map_err(|error| {
             revert(self);
+            if old.kind.tunnel().is_some()
+                && let Err(error) = self.open_tunnel(name)
+            {
+                tracing::error!(port = name, %error, "a failed edit could not be undone");
+            }
             error.within(format_args!("port {name}"))
         })
     }
@@ -383,6 +406,7 @@ impl World for KernelWorld {
             self.forget_kept(&name);
         }
         self.hand_over();
+        self.follow_mtus();
     }
 
     fn port_status(&self, name: &str) -> Option<PortStatus> {
@@ -423,7 +447,11 @@ impl World for KernelWorld {
 
     fn notice(&mut self, notice: Notice) -> Vec<String> {
         match notice {
-            Notice::Engine(event) => self.engine_event(event).into_iter().collect(),
+            Notice::Engine(event) => {
+                let mut changed: Vec<_> = self.engine_event(event).into_iter().collect();
+                changed.extend(std::mem::take(&mut self.news));
+                changed
+            }
             Notice::KeeperGone => {
                 self.replace_keeper();
                 Vec::new()
@@ -432,34 +460,45 @@ impl World for KernelWorld {
     }
 
     fn has_down(&self) -> bool {
-        self.keeper.is_none() || self.ports.values().any(|p| p.trouble.is_some())
+        let down = |p: &Port| p.trouble.is_some() && !matches!(p.device, Some(Device::Tunnel(_)));
+        self.keeper.is_none() || self.ports.values().any(down)
     }
 
     fn retry(&mut self) -> Vec<String> {
         if self.keeper.is_none() {
             self.replace_keeper();
         }
-        let down = self.ports.iter().filter(|(_, p)| p.trouble.is_some());
+        // Those of tunnels that are there see to it themselves.
+        let tunnel = |p: &Port| matches!(p.device, Some(Device::Tunnel(_)));
+        let down = self.ports.iter().filter(|(_, p)| p.trouble.is_some() && !tunnel(p));
         let down: Vec<String> = down.map(|(name, _)| name.clone()).collect();
         down.into_iter().filter(|name| self.revive(name)).collect()
     }
 
     fn needs_check(&self) -> bool {
-        self.ports.values().any(|p| matches!(p.device, Some(Device::Adopted(_))))
+        !self.news.is_empty() || self.ports.values().any(|p| matches!(p.device, Some(Device::Adopted(_))))
     }
 
     fn check(&mut self) -> Vec<String> {
         let adopted = self.ports.iter().filter(|(_, p)| matches!(p.device, Some(Device::Adopted(_))));
         let adopted: Vec<String> = adopted.map(|(name, _)| name.clone()).collect();
-        adopted.into_iter().filter(|name| self.look_at(name)).collect()
+        let changed: Vec<String> = adopted.into_iter().filter(|name| self.look_at(name)).collect();
+        self.news.extend(changed);
+        for name in self.tunnels() {
+            if self.tend_tunnel(&name) {
+                self.news.insert(name);
+            }
+        }
+        self.follow_mtus();
+        std::mem::take(&mut self.news).into_iter().collect()
     }
 
     fn has_tunnels(&self) -> bool {
-        false
+        self.ports.values().any(|p| matches!(p.device, Some(Device::Tunnel(_))))
     }
 
-    fn is_own(&self, _address: std::net::IpAddr) -> bool {
-        false
+    fn is_own(&self, address: IpAddr) -> bool {
+        is_own(address)
     }
 
     fn stop(&mut self, release: bool) {

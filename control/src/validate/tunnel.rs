@@ -465,7 +465,7 @@ fn owner(port: &str) -> String {
 ///
 /// # Errors
 /// When the VLAN map is malformed, or a number is out of range.
-pub(super) fn endpoint(port: PortId, kind: Kind, t: &TunnelSpec, spec: &PortSpec) -> Result<Endpoint> {
+pub(crate) fn endpoint(port: PortId, kind: Kind, t: &TunnelSpec, spec: &PortSpec) -> Result<Endpoint> {
     let net = |n: u32| match kind {
         Kind::Gre => Ok(NetId::Key(GreKey(n))),
         _ => Vni::new(n).map(NetId::Vni).ok_or_else(|| Error::invalid(format!("vni {n} is out of range"))),
