@@ -63,17 +63,21 @@ impl EgressQueues {
         queue.push(packet);
     }
 
-    /// Sends everything that is queued, `now` seconds on the engine's clock.
-    pub(crate) fn flush(&mut self, snapshot: &Snapshot, worker: usize, now: u32, pool: &mut Pool) {
-        self.flush_queues(snapshot, worker, now, pool);
-        if !self.tunnels.replies.is_empty() {
-            self.queue_replies(snapshot, worker, pool);
-            // No error is made about an error, so this was the last time.
-            self.flush_queues(snapshot, worker, now, pool);
-        }
+    /// Takes what is queued for one of the ports that `which` names, if there is any.
+    pub(crate) fn take(&mut self, which: impl Fn(PortId) -> bool, into: &mut Batch) -> Option<PortId> {
+        let at = self.dirty.iter().position(|&port| which(port))?;
+        let port = self.dirty.remove(at);
+        into.append(&mut self.queues[port.index()]);
+        Some(port)
     }
 
-    fn flush_queues(&mut self, snapshot: &Snapshot, worker: usize, now: u32, pool: &mut Pool) {
+    /// Whether errors about what was sent wait for [`EgressQueues::queue_replies`].
+    pub(crate) fn has_replies(&self) -> bool {
+        !self.tunnels.replies.is_empty()
+    }
+
+    /// Sends everything that is queued, `now` seconds on the engine's clock.
+    pub(crate) fn flush(&mut self, snapshot: &Snapshot, worker: usize, now: u32, pool: &mut Pool) {
         for port in self.dirty.drain(..) {
             let batch = &mut self.queues[port.index()];
             // Decisions and queues are of one snapshot, so there is always a port.
@@ -102,7 +106,7 @@ impl EgressQueues {
 
     /// Queues the errors that the last round made for the ports they answer.
     #[cold]
-    fn queue_replies(&mut self, snapshot: &Snapshot, worker: usize, pool: &mut Pool) {
+    pub(crate) fn queue_replies(&mut self, snapshot: &Snapshot, worker: usize, pool: &mut Pool) {
         let mut replies = std::mem::take(&mut self.tunnels.replies);
         for reply in replies.drain(..) {
             let (by, to, mut packet) = (reply.by, reply.to, reply.packet);

@@ -16,6 +16,7 @@ use trunkline_switch::{Bridge, BridgeConfig, Fdb, PortConfig};
 use trunkline_tunnel::Tunnels;
 
 use crate::counters::Shards;
+use crate::l3::L3State;
 use crate::snapshot::{Backend, PortView, Queues, Snapshot};
 use crate::stages::Stages;
 use crate::tunnel::liveness::Liveness;
@@ -95,7 +96,7 @@ pub struct Engine {
     events: Receiver<EngineEvent>,
     /// Queues that workers have let go of.
     graveyard: Receiver<Source>,
-    clock: Instant,
+    pub(crate) clock: Instant,
     /// What came in by sockets under tunnels and belongs to none.
     underlay: Shards,
     pub(crate) liveness: Mutex<Liveness>,
@@ -113,6 +114,7 @@ pub(crate) struct State {
     pub(crate) sockets: Sockets,
     /// All tunnels over kernel sockets.
     pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) l3: L3State,
 }
 
 struct BridgeState {
@@ -122,12 +124,20 @@ struct BridgeState {
 }
 
 pub(crate) struct PortState {
-    bridge: BridgeId,
+    /// `None`: an uplink's.
+    pub(crate) bridge: Option<BridgeId>,
     pub(crate) config: PortConfig,
     pub(crate) view: PortView,
     /// Workers that own its receive queues, one entry per queue.
     owners: Vec<usize>,
     pub(crate) tunnel: Option<TunnelState>,
+}
+
+impl PortState {
+    /// Whether nothing is behind it.
+    pub(crate) fn may_be_gateway(&self) -> bool {
+        self.bridge.is_some() && matches!(self.view.backend, Backend::Down)
+    }
 }
 
 impl Engine {
@@ -178,6 +188,7 @@ impl Engine {
             load: vec![0; count],
             sockets: Sockets::new(opener),
             tunnels: Arc::default(),
+            l3: L3State::default(),
         });
         let liveness = Mutex::new(liveness);
         Ok(Engine { state, snapshot, workers, events, graveyard, clock, underlay, liveness })
@@ -196,6 +207,11 @@ impl Engine {
     /// Seconds on the engine's clock, for [`Fdb::entries`].
     pub fn now(&self) -> u32 {
         self.clock.elapsed().as_secs() as u32
+    }
+
+    /// Milliseconds on the engine's clock.
+    pub(crate) fn millis(&self) -> u64 {
+        self.clock.elapsed().as_millis() as u64
     }
 
     /// Adds an empty bridge.
@@ -239,9 +255,25 @@ impl Engine {
     /// Reserves a slot for a port of this bridge, without descriptors: counted, in the VLAN tables, but
     /// down. `config.id` is ignored and set to the slot. `mtu`: largest L2 payload sent there, bytes.
     /// `None` when all 65,535 slots are taken or the bridge is unknown.
-    pub fn add_port(&self, bridge: BridgeId, mut config: PortConfig, mtu: u32) -> Option<PortId> {
+    pub fn add_port(&self, bridge: BridgeId, config: PortConfig, mtu: u32) -> Option<PortId> {
         let state = &mut *self.state.lock();
-        let bridge_slot = state.bridge_slot(bridge)?;
+        let id = self.new_port(state, Some(bridge), config, mtu)?;
+        self.publish(state);
+        Some(id)
+    }
+
+    /// A port of a bridge, or of none.
+    pub(crate) fn new_port(
+        &self,
+        state: &mut State,
+        bridge: Option<BridgeId>,
+        mut config: PortConfig,
+        mtu: u32,
+    ) -> Option<PortId> {
+        let bridge_slot = match bridge {
+            Some(bridge) => state.bridge_slot(bridge)?,
+            None => usize::MAX,
+        };
         let slot = free_slot(&mut state.ports);
         let id = u16::try_from(slot).ok().map(PortId).filter(|&id| id != PortId::NONE)?;
         config.id = id;
@@ -252,7 +284,6 @@ impl Engine {
             shards: Shards::new(self.workers.len()),
         };
         state.ports[slot] = Some(PortState { bridge, config, view, owners: Vec::new(), tunnel: None });
-        self.publish(state);
         Some(id)
     }
 
@@ -314,6 +345,7 @@ impl Engine {
     pub fn remove_port(&self, port: PortId) {
         let state = &mut *self.state.lock();
         self.release_queues(state, port);
+        self.forget_l3_port(state, port);
         let fdb = state.fdb_of(port);
         if let Some(slot) = state.ports.get_mut(port.index()) {
             *slot = None;
@@ -429,13 +461,19 @@ impl State {
 
     /// Seconds that addresses learned on the bridge of a port are good for.
     pub(crate) fn ageing_of(&self, port: PortId) -> u32 {
-        let bridge = self.ports.get(port.index()).and_then(|p| p.as_ref()).map(|p| p.bridge);
+        let bridge = self.ports.get(port.index()).and_then(|p| p.as_ref()).and_then(|p| p.bridge);
         let bridge = self.bridges.iter().flatten().find(|b| Some(b.id) == bridge);
         bridge.map_or(0, |b| b.config.ageing)
     }
 
-    fn fdb_of(&self, port: PortId) -> Option<Arc<Fdb>> {
-        let bridge = self.ports.get(port.index())?.as_ref()?.bridge;
+    /// Whether both ports are of one bridge.
+    pub(crate) fn same_bridge(&self, a: PortId, b: PortId) -> bool {
+        let bridge = |p: PortId| self.ports.get(p.index())?.as_ref()?.bridge;
+        bridge(a).is_some() && bridge(a) == bridge(b)
+    }
+
+    pub(crate) fn fdb_of(&self, port: PortId) -> Option<Arc<Fdb>> {
+        let bridge = self.ports.get(port.index())?.as_ref()?.bridge?;
         let slot = self.bridge_slot(bridge)?;
         self.bridges[slot].as_ref().map(|b| Arc::clone(&b.fdb))
     }
@@ -443,13 +481,14 @@ impl State {
     fn snapshot(&self) -> Snapshot {
         let bridges = self.bridges.iter().map(|bridge| {
             let b = bridge.as_ref()?;
-            let ports = self.ports.iter().flatten().filter(|p| p.bridge == b.id);
+            let ports = self.ports.iter().flatten().filter(|p| p.bridge == Some(b.id));
             let ports = ports.map(|p| p.config.clone()).collect();
             Some(Arc::new(Bridge::new(b.config.clone(), Arc::clone(&b.fdb), ports)))
         });
         let ports = self.ports.iter().map(|p| p.as_ref().map(|p| p.view.clone()));
         let tunnels = Arc::clone(&self.tunnels);
-        Snapshot { epoch: self.epoch, ports: ports.collect(), bridges: bridges.collect(), tunnels }
+        let l3 = self.l3.view();
+        Snapshot { epoch: self.epoch, ports: ports.collect(), bridges: bridges.collect(), tunnels, l3 }
     }
 }
 

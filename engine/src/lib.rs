@@ -13,6 +13,7 @@
 pub mod counters;
 mod egress;
 mod engine;
+mod l3;
 mod snapshot;
 mod stages;
 mod tunnel;
@@ -20,5 +21,6 @@ mod worker;
 
 pub use counters::PortCounters;
 pub use engine::{BridgeId, Engine, EngineConfig, EngineEvent, PortIo};
+pub use l3::{Gateway, L3Config, L3Error, L3Stats, Route, Uplink};
 pub use tunnel::sockets::{KernelSockets, OpenSockets, Opened};
 pub use tunnel::{BfdOptions, PeerStatus, TunnelConfig, TunnelError, Underlay};

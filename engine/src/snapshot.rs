@@ -8,6 +8,7 @@ use trunkline_switch::Bridge;
 use trunkline_tunnel::Tunnels;
 
 use crate::counters::Shards;
+use crate::l3::L3View;
 use crate::tunnel::sockets::SocketId;
 use crate::tunnel::view::TunnelView;
 
@@ -22,6 +23,8 @@ pub(crate) struct Snapshot {
     pub(crate) bridges: Vec<Option<Arc<Bridge>>>,
     /// Which tunnel a datagram of the kernel's sockets belongs to.
     pub(crate) tunnels: Arc<Tunnels>,
+    /// Gateways, uplinks, routes and rules; `None` without interfaces.
+    pub(crate) l3: Option<Arc<L3View>>,
 }
 
 impl Snapshot {

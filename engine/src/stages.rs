@@ -1,7 +1,7 @@
 //! What a worker carries a batch through: ingress, decapsulation, the bridge, egress. The same for every
 //! batch, whatever it came from; the thread around it is in `worker.rs`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId, tag};
 use trunkline_ports::RecvStats;
@@ -9,6 +9,7 @@ use trunkline_switch::Sink;
 
 use crate::counters::{Shard, Shards};
 use crate::egress::EgressQueues;
+use crate::l3::{L3, Out, Role};
 use crate::snapshot::Snapshot;
 use crate::tunnel::ingress::Decap;
 use crate::tunnel::liveness::HeardSender;
@@ -31,6 +32,8 @@ pub(crate) struct Stages {
     pub(crate) decap: Decap,
     trash: Batch,
     egress: EgressQueues,
+    /// The network layer, if there is any.
+    pub(crate) l3: Option<Box<L3>>,
 }
 
 impl Stages {
@@ -44,6 +47,7 @@ impl Stages {
             decap: Decap::new(underlay, heard),
             trash: Batch::with_capacity(BATCH),
             egress: EgressQueues::new(),
+            l3: None,
         }
     }
 
@@ -53,6 +57,9 @@ impl Stages {
         self.decap.clear();
         self.trash.clear();
         self.egress.clear();
+        if let Some(l3) = &mut self.l3 {
+            l3.clear();
+        }
     }
 
     /// How many frames of a port may be taken at once.
@@ -81,8 +88,11 @@ impl Stages {
         }
         ingress(port, shard, &mut self.batch, &mut self.pool);
         let now = self.now();
-        self.bridge(snapshot, port, now);
-        self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+        match &snapshot.l3 {
+            Some(view) if matches!(view.role(port), Role::Uplink(_)) => self.route(snapshot, port, now),
+            _ => self.bridge(snapshot, port, now),
+        }
+        self.finish(snapshot, now);
     }
 
     /// Carries the datagrams that an underlay brought, which are in `decap`, to their end.
@@ -98,12 +108,88 @@ impl Stages {
                 in_flight += self.batch.len() * fanout;
                 self.bridge(snapshot, port, now);
                 if in_flight >= MAX_IN_FLIGHT {
-                    self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+                    self.finish(snapshot, now);
                     in_flight = 0;
                 }
             }
         }
+        self.finish(snapshot, now);
+    }
+
+    /// What other workers have sent here, and what is due. True when there may be more of the former.
+    pub(crate) fn l3_work(&mut self, snapshot: &Snapshot) -> bool {
+        let (Some(l3), Some(view)) = (&mut self.l3, &snapshot.l3) else { return false };
+        self.egress.resize(snapshot.ports.len());
+        l3.sync(view);
+        let mut out = Out { snapshot, pool: &mut self.pool, egress: &mut self.egress };
+        let more = l3.work(&mut out);
+        let now = self.now();
+        self.deliver(snapshot, now);
+        self.finish(snapshot, now);
+        more
+    }
+
+    /// How long until [`Stages::l3_work`] has something to do.
+    pub(crate) fn l3_due(&self) -> Option<Duration> {
+        self.l3.as_ref()?.due_in().map(Duration::from_millis)
+    }
+
+    /// Routes the batch, which came in by a gateway or an uplink.
+    fn route(&mut self, snapshot: &Snapshot, port: PortId, now: u32) {
+        let (Some(l3), Some(view)) = (&mut self.l3, &snapshot.l3) else {
+            // It comes in a moment, or went a moment ago.
+            if let Some(view) = snapshot.port(port) {
+                view.shards.of(self.worker).drop(DropReason::EgressDown, self.batch.len() as u64);
+            }
+            return self.pool.put_all(&mut self.batch);
+        };
+        l3.sync(view);
+        let mut out = Out { snapshot, pool: &mut self.pool, egress: &mut self.egress };
+        l3.run(port, &mut self.batch, &mut out);
+        self.deliver(snapshot, now);
+    }
+
+    /// Hands to the bridges what was routed there.
+    fn deliver(&mut self, snapshot: &Snapshot, now: u32) {
+        let Some(l3) = &mut self.l3 else { return };
+        let mut inward = std::mem::take(&mut l3.inward);
+        let mut port = PortId::NONE;
+        for (to, mut packet) in inward.drain(..) {
+            if to != port && !self.batch.is_empty() {
+                self.bridge(snapshot, port, now);
+            }
+            port = to;
+            packet.meta_mut().in_port = to;
+            packet.meta_mut().vlan = None;
+            self.batch.push(packet);
+        }
+        if !self.batch.is_empty() {
+            self.bridge(snapshot, port, now);
+        }
+        if let Some(l3) = &mut self.l3 {
+            l3.inward = inward;
+        }
+    }
+
+    /// Sends what is queued, by way of the router what is queued for gateways.
+    fn finish(&mut self, snapshot: &Snapshot, now: u32) {
+        self.gateways(snapshot, now);
         self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+        if self.egress.has_replies() {
+            self.egress.queue_replies(snapshot, self.worker, &mut self.pool);
+            // No error is made about an error, so this is the last time.
+            self.gateways(snapshot, now);
+            self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+        }
+    }
+
+    #[inline]
+    fn gateways(&mut self, snapshot: &Snapshot, now: u32) {
+        let Some(view) = &snapshot.l3 else { return };
+        // Who forwards takes one off the TTL, so this ends.
+        while let Some(port) = self.egress.take(|port| view.is_gateway(port), &mut self.batch) {
+            self.route(snapshot, port, now);
+        }
     }
 
     /// Decides on the batch, whose packets came in by `port`, and queues them for their egress.

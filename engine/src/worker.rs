@@ -20,6 +20,7 @@ use trunkline_ports::underlay::DatagramRx;
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
 
 use crate::EngineEvent;
+use crate::l3::{L3, Question};
 use crate::snapshot::Snapshot;
 use crate::stages::Stages;
 use crate::tunnel::ingress::BUDGET;
@@ -33,6 +34,10 @@ pub(crate) enum Command {
     Remove { port: PortId },
     /// Let go of every socket of the set.
     RemoveUnderlay { id: SocketId },
+    /// Own this network layer from now on, and hand over the one before.
+    InstallL3 { l3: Option<Box<L3>>, old: Sender<Option<Box<L3>>> },
+    /// Answer a question about the network layer.
+    L3(Question),
     /// End.
     Stop,
 }
@@ -40,7 +45,7 @@ pub(crate) enum Command {
 /// What the engine keeps of a worker.
 pub(crate) struct Handle {
     pub(crate) commands: Sender<Command>,
-    pub(crate) waker: Waker,
+    pub(crate) waker: Arc<Waker>,
     /// The epoch of the snapshot it runs on; nothing older is referred to, and every command sent before
     /// that snapshot was published has been carried out.
     pub(crate) epoch: Arc<AtomicU64>,
@@ -104,6 +109,8 @@ pub(crate) struct Worker {
     /// The slot being served.
     serving: Option<usize>,
     stages: Stages,
+    /// Other workers may have sent more packets than were taken.
+    l3_mail: bool,
     next_housekeeping: Instant,
 }
 
@@ -124,7 +131,7 @@ pub(crate) struct Setup {
 /// Starts a worker thread.
 pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
     let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), WAKE)?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
     let (commands, receiver) = crossbeam::channel::unbounded();
     let epoch = Arc::new(AtomicU64::new(0));
     let mut worker = Worker {
@@ -141,6 +148,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
         ready: Vec::new(),
         serving: None,
         stages: setup.stages,
+        l3_mail: false,
         next_housekeeping: Instant::now() + HOUSEKEEPING,
     };
     let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
@@ -224,13 +232,14 @@ impl Worker {
                 return;
             }
             self.serve_ready();
+            self.l3_mail = self.stages.l3_work(self.snapshot.load());
             self.housekeeping();
         }
     }
 
     /// Zero while there is work, or while the spin has not run out; else until the next housekeeping.
     fn poll_timeout(&self, idle_since: &mut Option<Instant>) -> Duration {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.l3_mail {
             *idle_since = None;
             return Duration::ZERO;
         }
@@ -240,7 +249,8 @@ impl Worker {
                 return Duration::ZERO;
             }
         }
-        self.next_housekeeping.saturating_duration_since(Instant::now())
+        let housekeeping = self.next_housekeeping.saturating_duration_since(Instant::now());
+        self.stages.l3_due().map_or(housekeeping, |due| due.min(housekeeping))
     }
 
     fn mark_ready(&mut self, slot: usize) {
@@ -265,6 +275,11 @@ impl Worker {
                 Command::RemoveUnderlay { id } => {
                     self.remove_queues(|source| matches!(source, Source::Underlay { id: i, .. } if *i == id));
                 }
+                Command::InstallL3 { l3, old } => {
+                    // Fails only when nobody waits for it any more.
+                    let _ = old.send(std::mem::replace(&mut self.stages.l3, l3));
+                }
+                Command::L3(question) => question(self.stages.l3.as_deref_mut()),
                 Command::Stop => return false,
             }
         }

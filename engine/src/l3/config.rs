@@ -108,7 +108,9 @@ impl fmt::Display for L3Error {
             L3Error::Table(e) => e.fmt(f),
             L3Error::Rule(_, e) => e.fmt(f),
             L3Error::Dhcp(_, e) => e.fmt(f),
-            L3Error::NotGateway(_) => f.write_str("a gateway needs a port of a bridge with nothing behind it"),
+            L3Error::NotGateway(_) => {
+                f.write_str("a gateway needs a port of a bridge with nothing behind it")
+            }
             L3Error::NotUplink(_) => f.write_str("an uplink needs a port that is in no bridge"),
             L3Error::UplinkTwice(u) => write!(f, "two uplinks have the number {}", u.0),
             L3Error::DhcpAddress(_) => f.write_str("a gateway without an IPv4 address cannot serve DHCP"),

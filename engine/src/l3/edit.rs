@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use trunkline_nat::{Nat, Prefix, Rule};
 use trunkline_packet::{MacAddr, PortId, VlanId};
 use trunkline_router::{Iface, IfaceId, Kind, Neighbours, Services, Tables, Zone, dhcp, ra};
-use trunkline_switch::{Fdb, PortConfig, VlanMode};
+use trunkline_switch::{PortConfig, VlanMode};
 
 use super::view::{L3View, Role};
-use super::{Gateway, L3, L3Config, L3Error, Links, Uplink};
+use super::{Gateway, L3, L3Config, L3Error, Links, Route, Uplink};
 use crate::Engine;
 use crate::engine::State;
 use crate::worker::Command;
@@ -20,6 +20,8 @@ use crate::worker::Command;
 #[derive(Default)]
 pub(crate) struct L3State {
     config: L3Config,
+    /// Of the last view.
+    version: u64,
     view: Option<Arc<L3View>>,
     neighbours: Option<Arc<Neighbours>>,
     /// Connections that each worker's table has room for, while the workers have tables.
@@ -28,8 +30,8 @@ pub(crate) struct L3State {
     statics: Vec<Static>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Static {
-    fdb: Arc<Fdb>,
     vid: VlanId,
     mac: MacAddr,
     port: PortId,
@@ -108,6 +110,7 @@ impl Engine {
         let gone = |i: &&Iface| view.tables.iface(i.id).is_none();
         let old = l3.view.as_ref().map(|v| Arc::clone(&v.tables)).unwrap_or_default();
         let gone: Vec<IfaceId> = old.ifaces().iter().filter(gone).map(|i| i.id).collect();
+        l3.version = view.version;
         l3.view = Some(Arc::new(view)).filter(|_| !empty);
         l3.config = config;
         self.publish_and_wait(state);
@@ -127,12 +130,10 @@ impl Engine {
         config.gateways.retain(|g| g.port != port);
         config.uplinks.retain(|u| u.port != port);
         config.routes.retain(|r| r.port != port);
-        let statics = std::mem::take(&mut state.l3.statics);
-        let (gone, stay): (Vec<_>, Vec<_>) = statics.into_iter().partition(|s| s.port == port);
-        gone.iter().for_each(|s| drop(s.fdb.remove(s.vid, s.mac)));
-        state.l3.statics = stay;
+        state.l3.statics.retain(|s| s.port != port);
         // With less of what was fine nothing new can be wrong.
         if let Ok(view) = self.view(state, &config) {
+            state.l3.version = view.version;
             state.l3.view = Some(Arc::new(view));
             state.l3.config = config;
         }
@@ -145,11 +146,11 @@ impl Engine {
     fn check_ports(&self, state: &mut State, config: &L3Config) -> Result<Vec<Static>, L3Error> {
         let mut statics = Vec::new();
         for g in &config.gateways {
-            let fdb = state.fdb_of(g.port).ok_or(L3Error::NotGateway(g.port))?;
-            let port = state.port(g.port).filter(|p| p.is_bare()).ok_or(L3Error::NotGateway(g.port))?;
+            let port =
+                state.port(g.port).filter(|p| p.may_be_gateway()).ok_or(L3Error::NotGateway(g.port))?;
             let untagged = matches!(port.config.vlan_mode, VlanMode::Trunk);
             let vid = if untagged { VlanId::NONE } else { port.config.tag };
-            statics.push(Static { fdb, vid, mac: g.mac, port: g.port });
+            statics.push(Static { vid, mac: g.mac, port: g.port });
             let Some(dhcp) = &g.dhcp else { continue };
             let v4 = g.addresses.iter().find_map(|a| if let IpNet::V4(a) = a { Some(*a) } else { None });
             let v4 = v4.ok_or(L3Error::DhcpAddress(g.port))?;
@@ -189,12 +190,13 @@ impl Engine {
             nd_proxy: u.nd_proxy.clone(),
             services: Arc::default(),
         });
-        let routes: Vec<_> = config.routes.iter().map(|r| trunkline_router::Route {
+        let route = |r: &Route| trunkline_router::Route {
             prefix: r.prefix,
             via: r.via,
             iface: IfaceId(r.port.0),
             metric: r.metric,
-        });
+        };
+        let routes: Vec<_> = config.routes.iter().map(route).collect();
         let tables = Tables::new(gateways.chain(uplinks).collect(), &routes).map_err(L3Error::Table)?;
         let mut roles = vec![Role::None; state.ports.len()];
         for g in &config.gateways {
@@ -218,7 +220,7 @@ impl Engine {
             ..config.ct.clone()
         };
         Ok(L3View {
-            version: state.l3.view.as_ref().map_or(0, |v| v.version).max(state.epoch) + 1,
+            version: state.l3.version + 1,
             tables: Arc::new(tables),
             roles,
             uplinks: config.uplinks.iter().map(|u| (u.uplink, IfaceId(u.port.0))).collect(),
@@ -284,17 +286,24 @@ fn try_rules(view: &L3View) -> Result<(), L3Error> {
 
 /// Makes these the gateways' static entries in place of those before.
 fn renew_statics(state: &mut State, new: Vec<Static>) -> Result<(), L3Error> {
-    let same = |a: &Static, b: &Static| Arc::ptr_eq(&a.fdb, &b.fdb) && (a.vid, a.mac, a.port) == (b.vid, b.mac, b.port);
-    let old = &state.l3.statics;
-    let added: Vec<_> = new.iter().filter(|n| !old.iter().any(|o| same(o, n))).collect();
-    for (at, n) in added.iter().enumerate() {
-        if !n.fdb.add_static(n.vid, n.mac, n.port) {
-            added[..at].iter().for_each(|s| drop(s.fdb.remove(s.vid, s.mac)));
-            return Err(L3Error::BridgeFull(n.port));
+    let added: Vec<Static> = new.iter().filter(|n| !state.l3.statics.contains(n)).copied().collect();
+    let remove = |state: &State, s: &Static| {
+        if let Some(fdb) = state.fdb_of(s.port) {
+            fdb.remove(s.vid, s.mac);
+        }
+    };
+    for (at, s) in added.iter().enumerate() {
+        if !state.fdb_of(s.port).is_some_and(|fdb| fdb.add_static(s.vid, s.mac, s.port)) {
+            added[..at].iter().for_each(|s| remove(state, s));
+            return Err(L3Error::BridgeFull(s.port));
         }
     }
-    for o in old.iter().filter(|o| !new.iter().any(|n| (n.vid, n.mac) == (o.vid, o.mac) && Arc::ptr_eq(&n.fdb, &o.fdb))) {
-        o.fdb.remove(o.vid, o.mac);
+    // An address that moved from one gateway to another of the bridge is there already.
+    for s in &state.l3.statics {
+        let taken = |n: &&Static| (n.vid, n.mac) == (s.vid, s.mac) && state.same_bridge(n.port, s.port);
+        if !new.iter().any(|n| taken(&n)) {
+            remove(state, s);
+        }
     }
     state.l3.statics = new;
     Ok(())

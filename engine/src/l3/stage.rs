@@ -146,7 +146,6 @@ impl L3 {
         ct: trunkline_nat::Config,
         links: Links,
     ) -> L3 {
-        let room = || Vec::with_capacity(2 * BATCH);
         L3 {
             worker,
             workers,
@@ -161,10 +160,10 @@ impl L3 {
             scratch: Scratch {
                 translated: Vec::with_capacity(2 * BATCH),
                 refused: Vec::with_capacity(2 * BATCH),
-                injected: room(),
+                injected: Vec::with_capacity(2 * BATCH),
                 crossed: Vec::with_capacity(4 * BATCH),
             },
-            inward: room(),
+            inward: Vec::with_capacity(4 * BATCH),
         }
     }
 
@@ -250,8 +249,8 @@ impl L3 {
         self.links.reclaim(out.pool);
         let at = IfaceId(port.0);
         for packet in batch.drain(..) {
-            let received =
-                with_router!(self, out, |router, now, pool, ways| router.receive(now, at, packet, pool, ways));
+            let received = with_router!(self, out, |router, now, pool, ways| router
+                .receive(now, at, packet, pool, ways));
             self.go_on(at, received, false, out);
         }
         self.translate(at, out);
@@ -262,8 +261,8 @@ impl L3 {
     /// Errors of our own, which make no others.
     fn inject(&mut self, out: &mut Out<'_>) {
         while let Some((at, packet)) = self.scratch.injected.pop() {
-            let received =
-                with_router!(self, out, |router, now, pool, ways| router.reroute(now, at, packet, pool, ways));
+            let received = with_router!(self, out, |router, now, pool, ways| router
+                .reroute(now, at, packet, pool, ways));
             self.go_on(at, received, true, out);
             self.translate(at, out);
         }
