@@ -42,8 +42,6 @@ pub fn path(remote: IpAddr, local: Option<IpAddr>) -> io::Result<Path> {
     }
     let fd =
         sock::open(family, SocketType::DGRAM, ipproto::UDP).map_err(|e| sys::context("UDP socket", e))?;
-    // As the senders: whoever asks to fragment is told the interface's MTU alone.
-    sock::set_df(&fd, family, true)?;
     if let Some(local) = local {
         if Family::of(local) != family {
             return invalid(format!("{local} and {remote} are not of one family"));
