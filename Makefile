@@ -17,7 +17,7 @@ E2E_THREADS ?= 2
 E2E ?=
 
 .PHONY: help demo test bench clean build release deps-test deps-demo deps-bench \
-	test-fmt test-layers test-clippy test-unit test-doc test-e2e
+	test-fmt test-layers test-clippy test-unit test-doc test-instructions test-e2e
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,7 +26,7 @@ demo: deps-demo release
 	@scripts/demo $(TARGET_DIR)/release/trunkline
 
 # In this order: the cheap checks first. The end-to-end tests come last, and so do their closing lines.
-test: deps-test test-fmt test-layers test-clippy test-unit test-doc test-e2e
+test: deps-test test-fmt test-layers test-clippy test-unit test-doc test-instructions test-e2e
 
 deps-demo:
 	@scripts/install-deps demo
@@ -58,6 +58,11 @@ test-unit:
 
 test-doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+# Instructions per packet on the engine's paths: exact on a noisy machine, held against committed limits.
+test-instructions:
+	$(CARGO) build --locked --release -p trunkline-bench --bin path
+	bench/instructions/check --binary $(TARGET_DIR)/release/path
 
 # Cargo builds here, outside; only the test programs run in a sandbox, each in its own.
 test-e2e: build
