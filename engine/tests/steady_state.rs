@@ -3,16 +3,22 @@
 mod memory;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use memory::{Sink, Source, Wire, frame};
 use rustix::event::{EventfdFlags, eventfd};
-use trunkline_engine::{Engine, EngineConfig, PortIo};
-use trunkline_packet::PortId;
-use trunkline_ports::TxCaps;
+use trunkline_engine::{Engine, EngineConfig, OpenSockets, Opened, PortIo, TunnelConfig};
+use trunkline_packet::checksum::Sum;
+use trunkline_packet::{Batch, MacAddr, Pool, PortId, VlanId};
+use trunkline_ports::underlay::{Arrival, DatagramRx, DatagramTx, Datagrams, Family, UdpOptions};
+use trunkline_ports::{RecvEnd, RecvStats, SendStats, TxCaps};
 use trunkline_switch::{BridgeConfig, PortConfig};
+use trunkline_tunnel::{Endpoint, Kind, NetId, Vni};
 
 struct Counting;
 
@@ -36,9 +42,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Allocations are counted for the whole process: one test at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// How many packets pass a port, and how many allocations there are, in a second after half a second.
+fn observe(e: &Engine, port: PortId) -> (u64, u64) {
+    std::thread::sleep(Duration::from_millis(500));
+    let (packets, allocations) = (e.counters(port).rx_packets, ALLOCATIONS.load(Ordering::Relaxed));
+    std::thread::sleep(Duration::from_millis(1000));
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
+    (e.counters(port).rx_packets - packets, allocations)
+}
+
 /// Unicast, floods, superframe-sized frames and drops, through learning, for a few hundred thousand packets.
 #[test]
 fn forwarding_allocates_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let e = Engine::start(EngineConfig { workers: 1, pin: false, spin_us: 0 }).unwrap();
     let br = e.add_bridge(BridgeConfig::default());
     let config = || PortConfig::new(PortId::NONE);
@@ -64,12 +83,148 @@ fn forwarding_allocates_nothing() {
     e.attach_port(source, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(Sink::default())] }, false)
         .unwrap();
 
-    std::thread::sleep(Duration::from_millis(500));
-    let (packets, allocations) = (e.counters(source).rx_packets, ALLOCATIONS.load(Ordering::Relaxed));
-    std::thread::sleep(Duration::from_millis(1000));
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
-    let packets = e.counters(source).rx_packets - packets;
+    let (packets, allocations) = observe(&e, source);
     go.store(false, Ordering::Relaxed);
     assert!(packets > 50_000, "only {packets} packets");
+    assert_eq!(allocations, 0, "over {packets} packets");
+}
+
+/// Sockets that take everything, and bring the same datagrams for ever.
+struct Loop {
+    datagrams: Vec<(Vec<u8>, Arrival)>,
+    ready: Arc<OwnedFd>,
+}
+
+struct LoopRx {
+    datagrams: Vec<(Vec<u8>, Arrival)>,
+    next: usize,
+    ready: Arc<OwnedFd>,
+}
+
+struct LoopTx;
+
+impl OpenSockets for Loop {
+    fn udp(&self, _: &UdpOptions) -> io::Result<Opened> {
+        let rx = LoopRx { datagrams: self.datagrams.clone(), next: 0, ready: Arc::clone(&self.ready) };
+        Ok(Opened { rx: vec![Box::new(rx)], tx: Arc::new(LoopTx), groups: None })
+    }
+
+    fn gre(&self, _: Family) -> io::Result<Opened> {
+        self.udp(&UdpOptions { family: Family::V4, port: 0, queues: 1, groups: Vec::new(), checksum6: false })
+    }
+
+    fn path_mtu(&self, _: IpAddr, _: Option<IpAddr>) -> io::Result<u32> {
+        Ok(1500)
+    }
+}
+
+impl DatagramRx for LoopRx {
+    fn poll_fd(&self) -> RawFd {
+        self.ready.as_raw_fd()
+    }
+
+    fn recv(
+        &mut self,
+        pool: &mut Pool,
+        out: &mut Batch,
+        arrivals: &mut Vec<Arrival>,
+        budget: usize,
+        _: &mut RecvStats,
+    ) -> RecvEnd {
+        for _ in 0..budget {
+            let (bytes, arrival) = &self.datagrams[self.next];
+            self.next = (self.next + 1) % self.datagrams.len();
+            let mut packet = pool.get();
+            packet.set_bytes(bytes, pool).unwrap();
+            out.push(packet);
+            arrivals.push(*arrival);
+        }
+        RecvEnd::More
+    }
+}
+
+impl DatagramTx for LoopTx {
+    fn sockets(&self) -> usize {
+        16
+    }
+
+    fn send(&self, pool: &mut Pool, batch: &mut Batch, _: &[Datagrams], stats: &mut SendStats) {
+        stats.packets += batch.len() as u64;
+        pool.put_all(batch);
+    }
+
+    fn too_big(&self) -> Option<IpAddr> {
+        None
+    }
+}
+
+/// A TCP segment of station 10, as one of many.
+fn segment(number: u32) -> Vec<u8> {
+    let mut f = frame(2, 10);
+    f.truncate(12);
+    f.extend([8, 0, 0x45, 0, 5, 160, 0, number as u8, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    let check = Sum::ZERO.bytes(&f[14..]).finish();
+    f[24..26].copy_from_slice(&check.to_be_bytes());
+    f.extend([0, 7, 0, 9]);
+    f.extend((number * 1400).to_be_bytes());
+    f.extend([0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    f.resize(34 + 20 + 1400, 7);
+    let pseudo = Sum::ZERO.bytes(&f[26..34]).add(6).add(1420);
+    let check = pseudo.bytes(&f[34..]).finish();
+    f[50..52].copy_from_slice(&check.to_be_bytes());
+    f
+}
+
+/// In by one tunnel, merged datagrams and single ones, some of them refused; out by a TAP and by tunnels with
+/// one and with several remotes, some of it too big.
+#[test]
+fn tunnels_allocate_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let address = |n: u8| IpAddr::from([192, 0, 2, n]);
+    let header = |vni: u8| vec![8, 0, 0, 0, 0, 0, vni, 0];
+    let single = Arrival {
+        src: address(2),
+        dst: address(1),
+        src_port: 50000,
+        dst_port: 4789,
+        tos: 0,
+        ttl: 64,
+        proto: 17,
+        gro: None,
+    };
+    let train: Vec<u8> = (0..40).flat_map(|n| [header(1), segment(n)].concat()).collect();
+    let merged = Arrival { gro: Some(8 + 1454), ..single };
+    let mut datagrams = vec![(train, merged)];
+    for dst in [255, 3, 4, 77, 2] {
+        datagrams.push(([header(1), frame(dst, 10)].concat(), single));
+    }
+    let mut big = segment(1);
+    big[..6].copy_from_slice(&frame(4, 10)[..6]);
+    datagrams.push(([header(1), big].concat(), single));
+    datagrams.push(([header(9), frame(2, 10)].concat(), single));
+    let ready = Arc::new(eventfd(1, EventfdFlags::NONBLOCK).unwrap());
+    let opener = Arc::new(Loop { datagrams, ready: Arc::clone(&ready) });
+    let e = Engine::start_with(EngineConfig { workers: 1, pin: false, spin_us: 0 }, opener).unwrap();
+    let br = e.add_bridge(BridgeConfig::default());
+    let fdb = e.fdb(br).unwrap();
+    let add = || e.add_port(br, PortConfig::new(PortId::NONE), 65535).unwrap();
+    let station = |n: u8| MacAddr([2, 0, 0, 0, 0, n]);
+    let tap = add();
+    e.attach_port(tap, PortIo { rx: Vec::new(), tx: vec![Arc::new(Sink::default())] }, false).unwrap();
+    fdb.add_static(VlanId::NONE, station(2), tap);
+    for (vni, remotes, behind) in [(2, &[3, 4][..], 3), (3, &[5], 4), (1, &[2], 10)] {
+        let net = NetId::Vni(Vni::new(vni).unwrap());
+        let mut endpoint = Endpoint::new(PortId::NONE, Kind::Vxlan, net);
+        endpoint.remotes = remotes.iter().map(|&n| address(n)).collect();
+        endpoint.inner_mtu = if vni == 3 { 1400 } else { 1450 };
+        let port = add();
+        fdb.add_static(VlanId::NONE, station(behind), port);
+        e.set_tunnel(port, TunnelConfig::new(endpoint)).unwrap();
+    }
+    let source = PortId(3);
+    let (packets, allocations) = observe(&e, source);
+    let out = e.counters(PortId(1));
+    assert!(packets > 50_000 && out.replicated > 500, "only {packets} packets, {out:?}");
+    assert!(e.counters(tap).absorbed > 25_000 && e.counters(PortId(2)).generated > 50);
     assert_eq!(allocations, 0, "over {packets} packets");
 }
