@@ -1,5 +1,6 @@
 //! Runs every target on its committed corpus, and on a bounded number of random changes to it. Deterministic,
-//! so a failure can be repeated. `TRUNKLINE_FUZZ_RUNS` sets the number of changes per target.
+//! so a failure can be repeated. `TRUNKLINE_FUZZ_RUNS` sets the number of changes per target,
+//! `TRUNKLINE_FUZZ_SEED` makes them other ones, `TRUNKLINE_FUZZ_ONLY` names the one target to run.
 
 use std::fs;
 use std::panic::catch_unwind;
@@ -91,10 +92,12 @@ fn every_case_cut_short() {
 
 #[test]
 fn random_changes() {
-    let runs = std::env::var("TRUNKLINE_FUZZ_RUNS").map_or(RUNS, |n| n.parse().expect("a number"));
-    for &target in TARGETS {
+    let number = |name, default| std::env::var(name).map_or(default, |n| n.parse().expect("a number"));
+    let (runs, seed) = (number("TRUNKLINE_FUZZ_RUNS", RUNS), number("TRUNKLINE_FUZZ_SEED", 1));
+    let only = std::env::var("TRUNKLINE_FUZZ_ONLY").ok();
+    for &target in TARGETS.iter().filter(|target| only.as_ref().is_none_or(|only| only == target.0)) {
         let corpus = corpus(target.0);
-        let mut random = Random(0x5eed_0000_0000_0001);
+        let mut random = Random(0x5eed_0000_0000_0000 | seed);
         for n in 0..runs {
             let mut input = corpus[random.below(corpus.len())].1.clone();
             let other = &corpus[random.below(corpus.len())].1;

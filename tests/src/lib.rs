@@ -13,6 +13,7 @@ pub mod docker;
 pub mod frame;
 pub mod guest;
 pub mod http;
+pub mod internet;
 pub mod lab;
 pub mod mesh;
 pub mod netns;

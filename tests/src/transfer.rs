@@ -51,8 +51,20 @@ impl Transfer {
     /// Starts to send `bytes` over TCP from one namespace to `addr` in another; `pace` slows it down to about
     /// so many bytes a second.
     pub fn start(from: &Netns, to: &Netns, addr: IpAddr, bytes: u64, pace: Option<u64>) -> Transfer {
-        let listener = to.enter(|| TcpListener::bind(SocketAddr::new(addr, 0))).expect("listen");
-        let target = listener.local_addr().expect("address");
+        Transfer::start_by(from, to, SocketAddr::new(addr, 0), None, bytes, pace)
+    }
+
+    /// The same to where `listen` is; the sender knows it as `by`, if not by that.
+    pub fn start_by(
+        from: &Netns,
+        to: &Netns,
+        listen: SocketAddr,
+        by: Option<SocketAddr>,
+        bytes: u64,
+        pace: Option<u64>,
+    ) -> Transfer {
+        let listener = to.enter(|| TcpListener::bind(listen)).expect("listen");
+        let target = by.unwrap_or(listener.local_addr().expect("address"));
         let (tx, result) = mpsc::channel();
         let (digest_tx, digest_rx) = mpsc::channel();
         std::thread::spawn(move || digest_tx.send(receive(&listener)));

@@ -1,0 +1,160 @@
+//! Floods and packets that should not be: counted, dropped, and nobody else suffers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use trunkline_tests::internet::{Client, Echo, FAR4, GATEWAY4, Internet, OUTSIDE4, at, ip};
+use trunkline_tests::raw::Raw;
+use trunkline_tests::{Kind, ping};
+
+/// An IPv4 frame of a protocol with a right header checksum.
+fn ipv4(dst: [u8; 6], from: [u8; 6], src: &str, to: &str, proto: u8, payload: &[u8]) -> Vec<u8> {
+    let octets = |a: &str| match ip(a) {
+        std::net::IpAddr::V4(a) => a.octets(),
+        std::net::IpAddr::V6(_) => panic!("IPv4"),
+    };
+    let mut h = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, proto, 0, 0];
+    h[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+    h.extend(octets(src));
+    h.extend(octets(to));
+    let sum: u32 = h.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let check = !((sum & 0xffff) + (sum >> 16)) as u16;
+    h[10..12].copy_from_slice(&check.to_be_bytes());
+    [&dst[..], &from, &[8, 0], &h, payload].concat()
+}
+
+/// A TCP header whose checksum is not right: nobody on the way minds.
+fn tcp(sport: u16, dport: u16, flags: u8) -> Vec<u8> {
+    let mut h = vec![0; 20];
+    h[..2].copy_from_slice(&sport.to_be_bytes());
+    h[2..4].copy_from_slice(&dport.to_be_bytes());
+    (h[7], h[12], h[13]) = (1, 0x50, flags);
+    h
+}
+
+/// The MAC address of the gateway, as a container has learned it.
+fn gateway_mac(ns: &trunkline_tests::Netns) -> [u8; 6] {
+    ping::assert_reaches(ns, ip(GATEWAY4));
+    let line = ns.sh(&format!("ip neighbour show {GATEWAY4}"));
+    let text = line.split_whitespace().skip_while(|w| *w != "lladdr").nth(1).expect("known").to_owned();
+    let bytes: Vec<u8> = text.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
+    bytes.try_into().expect("six")
+}
+
+#[test]
+fn a_flood_of_syns_from_one_host_does_not_starve_another() {
+    let net = Internet::new();
+    net.lab.ok(&["ct", "set", "--limit", "50000"]);
+    let (a, b) = (net.container(Kind::Tap, "a"), net.container(Kind::Tap, "b"));
+    let _far = Echo::start(&net.far, 7);
+    let gateway = gateway_mac(&a.ns);
+    let mut client = Client::connect(&b.ns, at(FAR4, 7)).expect("connect");
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let from = a.v4.to_string();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut raw = Raw::open(&a.ns, "eth0");
+            let mut n = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                let to = format!("198.51.{}.{}", 102 + n / 16_000_000, n / 64_000 % 250 + 1);
+                let syn = ipv4(gateway, a.mac, &from, &to, 6, &tcp((n % 64_000) as u16 + 1, 80, 2));
+                raw.send(&syn);
+                n += 1;
+                count.store(n, Ordering::Relaxed);
+            }
+        });
+        // A panic in here must end the flood too.
+        let slowest = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let started = Instant::now();
+            let mut slowest = Duration::ZERO;
+            while count.load(Ordering::Relaxed) < 1_000_000 && started.elapsed() < Duration::from_secs(20) {
+                let begun = Instant::now();
+                Client::connect(&b.ns, at(FAR4, 7)).expect("connect").talk().expect("talk");
+                slowest = slowest.max(begun.elapsed());
+                client.talk().expect("an open connection");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            slowest
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let slowest = slowest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let sent = count.load(Ordering::Relaxed);
+        println!("{sent} SYNs; the slowest connection beside them took {slowest:?}");
+        assert!(sent > 100_000 && slowest < Duration::from_secs(1), "{sent} SYNs, {slowest:?}");
+    });
+    let now = net.lab.json(&["ct", "count"]);
+    assert!(now["connections"].as_u64() <= Some(50_000), "{now:#}");
+    net.lab.assert_conserved();
+}
+
+#[test]
+fn what_should_not_be_is_dropped_and_counted() {
+    let net = Internet::new();
+    let a = net.container(Kind::Tap, "a");
+    let _far = Echo::start(&net.far, 7);
+    let gateway = gateway_mac(&a.ns);
+    let from = a.v4.to_string();
+    let frame = |src: &str, to: &str, proto, payload: &[u8]| ipv4(gateway, a.mac, src, to, proto, payload);
+    let drops = || {
+        let stats = net.lab.stats();
+        let ports = stats.as_array().expect("array").clone();
+        ports
+            .iter()
+            .flat_map(|p| p["drops"].as_object().expect("drops").values())
+            .filter_map(serde_json::Value::as_u64)
+            .sum::<u64>()
+    };
+    let mut short = frame(&from, FAR4, 6, &tcp(1, 80, 2));
+    short.truncate(40);
+    let mut wrong_check = frame(&from, FAR4, 17, &[0; 20]);
+    wrong_check[24] ^= 0xff;
+    // An ICMP error about a connection that is not, with a wrong checksum.
+    let about = frame(FAR4, &from, 17, &[0; 8])[14..].to_vec();
+    let error = [&[3, 4, 9, 9, 0, 0, 5, 0], &about[..]].concat();
+    let mut source_route = frame(&from, FAR4, 17, &[0; 20]);
+    source_route[14] = 0x47;
+    source_route.splice(34..34, [131, 7, 4, 1, 2, 3, 4, 0]);
+    source_route[16..18].copy_from_slice(&48u16.to_be_bytes());
+    source_route[24..26].fill(0);
+    let sum: u32 = source_route[14..42].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let check = !((sum & 0xffff) + (sum >> 16)) as u16;
+    source_route[24..26].copy_from_slice(&check.to_be_bytes());
+    let cases = [
+        ("from the loopback", frame("127.0.0.1", FAR4, 17, &[0; 20])),
+        ("from a group", frame("224.0.0.1", FAR4, 17, &[0; 20])),
+        ("from nobody", frame("0.0.0.0", FAR4, 17, &[0; 20])),
+        ("to the loopback", frame(&from, "127.0.0.1", 17, &[0; 20])),
+        ("to the reserved", frame(&from, "240.0.0.1", 17, &[0; 20])),
+        ("a land attack", frame(&from, &from, 6, &tcp(80, 80, 2))),
+        ("from the gateway's own", frame(GATEWAY4, FAR4, 17, &[0; 20])),
+        ("from the switch outside", frame(OUTSIDE4, FAR4, 17, &[0; 20])),
+        ("cut off", short),
+        ("a wrong checksum", wrong_check),
+        ("an error about nothing", frame(&from, FAR4, 1, &error)),
+        ("a source route", source_route),
+        ("flags that no TCP sends", frame(&from, FAR4, 6, &tcp(1, 80, 0x3f))),
+        ("no flags", frame(&from, FAR4, 6, &tcp(1, 80, 0))),
+        ("an empty UDP", frame(&from, FAR4, 17, &[])),
+        ("an empty TCP", frame(&from, FAR4, 6, &[])),
+    ];
+    let mut raw = Raw::open(&a.ns, "eth0");
+    for (name, bytes) in &cases {
+        let before = drops();
+        for _ in 0..3 {
+            raw.send(bytes);
+        }
+        let seen = trunkline_tests::eventually(Duration::from_secs(3), || drops() >= before + 3);
+        assert!(seen, "{name}: not dropped: {:#}", net.lab.stats());
+    }
+    // Everything from 0 to 255 as protocol and as length.
+    for n in 0..=255u8 {
+        raw.send(&frame(&from, FAR4, n, &vec![n; usize::from(n)]));
+        let mut odd = frame(&from, FAR4, 6, &tcp(9, 80, n));
+        odd[14] = 0x40 | (n & 15);
+        odd[46] = n;
+        raw.send(&odd);
+        raw.send(&frame(&format!("10.7.{n}.{n}"), GATEWAY4, n, &[n; 30]));
+    }
+    assert!(Client::connect(&a.ns, at(FAR4, 7)).is_ok(), "and it goes on");
+    net.lab.assert_conserved();
+}
