@@ -13,6 +13,10 @@ use crate::outer::{Opened, Outer};
 use crate::table::{Match, Tunnels};
 use crate::{DropCounts, Kind, vxlan};
 
+/// Bytes of each of several merged datagrams that are copied: all headers, the tunnel's and those inside. The
+/// rest is shared.
+const FRONT: usize = 512;
+
 /// Takes a packet that begins with a tunnel header (a UDP payload, or what a raw socket shows behind the IP
 /// header) to its inner frame: `in_port` is the tunnel's port, the VLAN tag is in the metadata, and so is
 /// what the sender left undone.
@@ -100,7 +104,10 @@ pub fn decap_all(
     }
     for at in (0..len).step_by(size) {
         let mut datagram = pool.get();
-        let filled = datagram.append_range(&packet, at, size.min(len - at), pool);
+        let (whole, front) = (size.min(len - at), FRONT.min(len - at).min(size));
+        let filled = datagram
+            .append_range(&packet, at, front, pool)
+            .and_then(|()| datagram.share_range(&packet, at + front, whole - front, pool));
         take(datagram, filled, pool);
     }
     pool.put(packet);

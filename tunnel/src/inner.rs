@@ -174,13 +174,14 @@ pub(crate) fn infer_offload(packet: &mut Packet, mtu: u16) {
 /// transport part with a finished checksum sums to the complement of its pseudo-header sum, which is what
 /// a partial checksum field holds, so the payload is not touched.
 ///
-/// `None` for a partial checksum that starts at an odd distance, which no real header does.
+/// `None` for a partial checksum that starts or is stored at an odd distance, which no real header does.
 #[inline]
 pub(crate) fn finished_sum(packet: &Packet, from: usize) -> Option<Sum> {
     match packet.meta().offload.csum {
         Checksum::Partial { start, offset } => {
             let start = usize::from(start);
-            let headers = packet.head().get(from..start).filter(|h| h.len() % 2 == 0)?;
+            let even = |h: &&[u8]| h.len().is_multiple_of(2) && offset.is_multiple_of(2);
+            let headers = packet.head().get(from..start).filter(even)?;
             let pseudo = read16(packet.head(), start + usize::from(offset))?;
             Some(Sum::ZERO.bytes(headers).sub(pseudo.into()))
         }
