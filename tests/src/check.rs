@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 
-/// Sums over all ports, as in `rx + generated + replicated = tx + drops + held + absorbed`. Nothing is
-/// generated or held by a plain bridge that is quiet.
+/// Sums over all ports, as in `rx + generated + replicated = tx + drops + held + absorbed`. Nothing is held by
+/// a switch that is quiet.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Sums {
     /// Received.
     pub rx: u64,
+    /// Made by the switch itself, such as errors about packets that are too big.
+    pub generated: u64,
     /// Copies made.
     pub replicated: u64,
     /// Sent.
@@ -25,6 +27,7 @@ impl Sums {
         for port in stats.as_array().expect("an array of ports") {
             let count = |key: &str| port[key].as_u64().unwrap_or_else(|| panic!("no {key} in {port}"));
             sums.rx += count("rx-packets");
+            sums.generated += port["generated"].as_u64().unwrap_or(0);
             sums.replicated += count("replicated");
             sums.tx += count("tx-packets");
             sums.absorbed += count("absorbed");
@@ -36,7 +39,7 @@ impl Sums {
 
     /// Whether every packet ended in exactly one place.
     pub fn conserved(&self) -> bool {
-        self.rx + self.replicated == self.tx + self.drops + self.absorbed
+        self.rx + self.generated + self.replicated == self.tx + self.drops + self.absorbed
     }
 }
 
