@@ -8,6 +8,8 @@ mod daemon;
 mod edits;
 mod extract;
 mod mesh;
+mod l3;
+mod objects;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -90,6 +92,7 @@ fn router(app: App) -> Router {
         .route("/v1/export", get(daemon::export))
         .route("/v1/watch", get(watch::watch))
         .route("/v1/stop", post(daemon::stop))
+        .merge(l3::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())

@@ -1,5 +1,7 @@
 //! The API's client, for the CLI and for tests: one connection over the Unix socket for each request.
 
+mod l3;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -23,6 +25,8 @@ use crate::model::{
 };
 use crate::rundir::api_socket;
 use crate::{Error, ErrorKind, Result, files, keeper};
+
+pub use l3::Collection;
 
 /// How long an answer may take. An edit of thousands of ports takes seconds.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -5,6 +5,7 @@
 //! check only while an interface is adopted or there is a tunnel.
 
 mod actor;
+mod l3;
 mod plan;
 #[cfg(test)]
 mod tests;

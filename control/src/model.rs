@@ -497,6 +497,20 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// A gateway appeared or changed.
+    Gateway(Box<l3::GatewayStatus>),
+    /// A gateway is gone.
+    GatewayGone {
+        /// Its name.
+        name: String,
+    },
+    /// An uplink appeared, changed, went up or down.
+    Uplink(Box<l3::UplinkStatus>),
+    /// An uplink is gone.
+    UplinkGone {
+        /// Its name.
+        name: String,
+    },
     /// The reader was too slow and missed events: read everything again.
     Lagged {
         /// How many.

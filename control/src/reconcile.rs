@@ -17,16 +17,22 @@ mod adopted;
 mod devices;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fake_l3;
+mod kernel_l3;
+pub(crate) mod l3;
 mod mtu;
 mod observe;
 mod tap;
 mod tunnels;
 mod world;
 
+pub use l3::L3World;
+pub(crate) use l3::same_l3;
 pub(crate) use world::KernelWorld;
 
 /// The engine and the kernel, as the controller sees them. Calls may block for some milliseconds.
-pub trait World: Send {
+pub trait World: Send + L3World {
     /// Fills in what a new or changed port leaves to the daemon: a MAC address, the namespace's identity.
     ///
     /// # Errors

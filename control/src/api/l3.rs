@@ -35,10 +35,7 @@ pub(super) fn routes() -> Router<App> {
 fn kind<T: objects::Observed>(path: &str) -> Router<App> {
     Router::new().route(path, get(objects::list::<T>).post(objects::add::<T>)).route(
         &format!("{path}/{{name}}"),
-        get(objects::show::<T>)
-            .put(objects::put::<T>)
-            .patch(objects::patch::<T>)
-            .delete(objects::del::<T>),
+        get(objects::show::<T>).put(objects::put::<T>).patch(objects::patch::<T>).delete(objects::del::<T>),
     )
 }
 
@@ -91,7 +88,9 @@ async fn put_settings(State(app): State<App>, Json(value): Json) -> Answer<CtSpe
 async fn patch_settings(State(app): State<App>, Json(patch): Json) -> Answer<CtSpec> {
     let edit = app.controller.edit(move |d| {
         if !patch.is_object() {
-            return Err(Error::invalid("a merge patch is a JSON object").hint("for example {\"limit\": 100000}"));
+            return Err(
+                Error::invalid("a merge patch is a JSON object").hint("for example {\"limit\": 100000}")
+            );
         }
         let old = d.ct.clone().unwrap_or_default();
         let mut value =

@@ -74,8 +74,11 @@ fn add_object<T: Named>(desired: &mut Desired, name: Option<String>, spec: T) ->
         Error::invalid(format!("the {} has no name", T::KIND)).hint("give it one with 'name'")
     })?;
     if T::all(desired).contains_key(&name) {
-        return Err(Error::conflict(format!("{} {name} is there already", T::KIND))
-            .hint(format!("see: trunkline {} list; it can be removed with: trunkline {} del {name}", T::KIND, T::KIND)));
+        return Err(Error::conflict(format!("{} {name} is there already", T::KIND)).hint(format!(
+            "see: trunkline {} list; it can be removed with: trunkline {} del {name}",
+            T::KIND,
+            T::KIND
+        )));
     }
     T::all_mut(desired).insert(name.clone(), spec);
     Ok(name)

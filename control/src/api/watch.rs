@@ -28,6 +28,8 @@ async fn events(app: App) -> impl Stream<Item = Event> {
     present.extend(app.controller.bridges().await.into_iter().map(|b| Event::Bridge(Box::new(b))));
     present.extend(app.controller.meshes().await.into_iter().map(|m| Event::Mesh(Box::new(m))));
     present.extend(app.controller.ports().await.into_iter().map(|p| Event::Port(Box::new(p))));
+    present.extend(app.controller.gateways().await.into_iter().map(|g| Event::Gateway(Box::new(g))));
+    present.extend(app.controller.uplinks().await.into_iter().map(|u| Event::Uplink(Box::new(u))));
     let news = news.map(|item| match item {
         Ok(event) => event,
         Err(BroadcastStreamRecvError::Lagged(missed)) => Event::Lagged { missed },

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::l3::inherit_l3;
 use super::plan::Plan;
 use super::{Command, Persist, Shared, gone};
 use crate::model::tunnel::{member_name, member_of, mesh_peer};
@@ -23,7 +24,7 @@ const CHECK: Duration = Duration::from_secs(5);
 const CHECK_TUNNELS: Duration = Duration::from_secs(1);
 
 pub(super) struct Actor {
-    world: Box<dyn World>,
+    pub(super) world: Box<dyn World>,
     persist: Persist,
     shared: Arc<Shared>,
     /// What is desired, with the ports of meshes in place of the meshes: what is realised, by name.
@@ -42,6 +43,7 @@ enum Undo {
     UpdatePort(String),
     AddPort(String),
     StaticFdb(String),
+    L3,
 }
 
 impl Actor {
@@ -76,6 +78,7 @@ impl Actor {
                 tracing::error!(bridge = name, %error, "static FDB entries not restored");
             }
         }
+        self.world.restore_l3(&desired);
         self.world.commit();
         self.arm();
     }
@@ -110,6 +113,8 @@ impl Actor {
             self.retry_at = None;
             let changed = self.world.retry();
             self.announce_ports(&changed);
+            let changed = self.world.retry_l3();
+            self.announce_uplinks(&changed);
         }
         if self.check_at.is_some_and(|at| at <= now) {
             self.check_at = None;
@@ -121,7 +126,7 @@ impl Actor {
     }
 
     fn arm(&mut self) {
-        arm(&mut self.retry_at, self.world.has_down(), RETRY);
+        arm(&mut self.retry_at, self.world.has_down() || self.world.has_down_l3(), RETRY);
         let meshes = !self.shared.current.read().1.meshes.is_empty();
         let often = self.world.has_tunnels() || meshes;
         let period = if often { CHECK_TUNNELS } else { CHECK };
@@ -165,6 +170,7 @@ impl Actor {
                 inherit(before, spec);
             }
         }
+        inherit_l3(&old, &mut new);
         if new == *old {
             return Ok(answer);
         }
@@ -174,6 +180,7 @@ impl Actor {
                 self.world.complete(name, spec).map_err(|e| e.within(format_args!("port {name}")))?;
             }
         }
+        self.world.complete_l3(&mut new)?;
         let (before, after) = (self.realised.clone(), self.expand(&new));
         let plan = Plan::new(&before, &after);
         let mut journal = Vec::new();
@@ -218,6 +225,10 @@ impl Actor {
             journal.push(Undo::StaticFdb(name.clone()));
             self.world.set_static(name, &statics(old, name).static_fdb, &new.bridges[name].static_fdb)?;
         }
+        if plan.l3 {
+            self.world.set_l3(new)?;
+            journal.push(Undo::L3);
+        }
         Ok(())
     }
 
@@ -235,6 +246,11 @@ impl Actor {
                 }
                 Undo::AddPort(name) => self.world.remove_port(&name),
                 Undo::StaticFdb(name) => rewrite.push(name),
+                Undo::L3 => {
+                    if let Err(error) = self.world.set_l3(old) {
+                        tracing::error!(%error, "a failed edit of layer 3 could not be undone");
+                    }
+                }
             }
         }
         // Only now do the ports of the old entries exist again.
@@ -285,6 +301,7 @@ impl Actor {
         for name in desired_before.meshes.keys().filter(|n| !desired.meshes.contains_key(*n)) {
             self.shared.emit(Event::MeshGone { name: name.clone() });
         }
+        self.announce_l3(old, &new);
         for name in old.bridges.keys().filter(|n| !new.bridges.contains_key(*n)) {
             self.shared.emit(Event::BridgeGone { name: name.clone() });
         }
@@ -295,6 +312,32 @@ impl Actor {
             if let Some(status) = self.world.port_status(name) {
                 self.shared.emit(Event::Port(Box::new(status)));
             }
+        }
+    }
+
+    /// Tells what an edit made of gateways and uplinks.
+    fn announce_l3(&self, old: &Desired, new: &Desired) {
+        for status in self.world.gateways(new) {
+            if old.gateways.get(&status.name) != new.gateways.get(&status.name) {
+                self.shared.emit(Event::Gateway(Box::new(status)));
+            }
+        }
+        let changed = new.uplinks.iter().filter(|(n, s)| old.uplinks.get(*n) != Some(s));
+        self.announce_uplinks(&changed.map(|(n, _)| n.clone()).collect::<Vec<_>>());
+        for name in old.gateways.keys().filter(|n| !new.gateways.contains_key(*n)) {
+            self.shared.emit(Event::GatewayGone { name: name.clone() });
+        }
+        for name in old.uplinks.keys().filter(|n| !new.uplinks.contains_key(*n)) {
+            self.shared.emit(Event::UplinkGone { name: name.clone() });
+        }
+    }
+
+    fn announce_uplinks(&self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        for status in self.world.uplinks(&self.desired()).into_iter().filter(|s| names.contains(&s.name)) {
+            self.shared.emit(Event::Uplink(Box::new(status)));
         }
     }
 
@@ -394,7 +437,7 @@ impl Actor {
         }
     }
 
-    fn desired(&self) -> Arc<Desired> {
+    pub(super) fn desired(&self) -> Arc<Desired> {
         self.shared.current.read().1.clone()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::Desired;
-use crate::reconcile::needs_new_interface;
+use crate::reconcile::{needs_new_interface, same_l3};
 
 /// What an edit takes. Steps are carried out in the order of the fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) struct Plan {
     pub(super) add_ports: Vec<String>,
     /// Bridges whose static entries must be written.
     pub(super) static_fdb: Vec<String>,
+    /// Whether gateways, uplinks, routes, NAT rules or connection tracking differ.
+    pub(super) l3: bool,
     /// Bridges to remove, when nothing can fail any more.
     pub(super) remove_bridges: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl Plan {
                 plan.static_fdb.push(name.clone());
             }
         }
+        plan.l3 = !same_l3(old, new);
         plan.remove_bridges = old.bridges.keys().filter(|n| !new.bridges.contains_key(*n)).cloned().collect();
         plan
     }

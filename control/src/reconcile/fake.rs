@@ -22,13 +22,15 @@ pub(crate) struct State {
     pub(crate) statics: BTreeMap<String, Vec<StaticFdb>>,
     pub(crate) down: BTreeMap<String, String>,
     pub(crate) stopped: Option<bool>,
+    /// Gateways, uplinks, routes, NAT rules and settings of connection tracking.
+    pub(crate) l3: Desired,
 }
 
 /// Shared between the test and the actor.
 #[derive(Clone, Default)]
 pub(crate) struct FakeWorld {
     pub(crate) state: Arc<Mutex<State>>,
-    /// Operations that fail, as `add NAME`, `update NAME`, `static BRIDGE`, `complete NAME`.
+    /// Operations that fail, as `add NAME`, `update NAME`, `static BRIDGE`, `complete NAME`, `uplink NAME`.
     pub(crate) failing: Arc<Mutex<Vec<String>>>,
     /// Addresses of this host.
     pub(crate) own: Arc<Mutex<Vec<IpAddr>>>,
@@ -39,7 +41,7 @@ impl FakeWorld {
         self.failing.lock().push(what.to_owned());
     }
 
-    fn attempt(&self, what: &str, name: &str) -> Result<()> {
+    pub(super) fn attempt(&self, what: &str, name: &str) -> Result<()> {
         let op = format!("{what} {name}");
         match self.failing.lock().contains(&op) {
             true => Err(Error::failed(format!("{op} fails on purpose"))),

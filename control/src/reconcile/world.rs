@@ -523,7 +523,7 @@ fn bridge_config(spec: &BridgeSpec) -> BridgeConfig {
 }
 
 /// A locally administered unicast address (IEEE 802-2014, 8.4) that nobody else has, in all likelihood.
-fn draw_mac() -> Result<String> {
+pub(super) fn draw_mac() -> Result<String> {
     use std::io::Read;
     let mut bytes = [0; 6];
     std::fs::File::open("/dev/urandom")

@@ -20,6 +20,14 @@ pub(crate) enum Exit<'a> {
     Uplink(&'a str),
 }
 
+impl<'a> Exit<'a> {
+    /// Of the gateway or uplink.
+    pub(crate) fn name(self) -> &'a str {
+        let (Exit::Gateway(name) | Exit::Uplink(name)) = self;
+        name
+    }
+}
+
 impl std::fmt::Display for Exit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
