@@ -1,5 +1,6 @@
 //! The command line.
 
+mod l3;
 mod port;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use l3::{
+    CtCommand, DhcpCommand, GatewayCommand, MasqueradeCommand, NatCommand, NeighbourCommand, PublishCommand,
+    RouteCommand, StaticCommand, UplinkCommand, UplinkType,
+};
 pub(crate) use port::{PortOptions, PortType, Setting};
 pub(crate) use tunnel::{MeshCommand, MeshOptions, MeshType, PeerCommand, TunnelPortOptions};
 
@@ -63,6 +68,47 @@ pub(crate) enum Command {
   trunkline mesh add br0 m1 --type vxlan --vni 77 --peers 192.0.2.1,192.0.2.2,192.0.2.3
   trunkline mesh show m1")]
     Mesh(MeshCommand),
+    /// Gateways: addresses of the switch itself in its bridges
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline gateway add br0 --address 10.77.0.1/24
+  trunkline gateway list")]
+    Gateway(GatewayCommand),
+    /// Uplinks: ways to the world outside
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline uplink add world --type shared
+  trunkline uplink list")]
+    Uplink(UplinkCommand),
+    /// Routes between gateways and uplinks
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline route add 10.9.0.0/16 --via 10.77.0.2
+  trunkline route list")]
+    Route(RouteCommand),
+    /// Address translation: masquerades, published ports, 1:1
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline nat masquerade add --from 10.77.0.0/24 --uplink world
+  trunkline nat publish add --uplink world --proto tcp --port 8080 --to 10.77.0.2:80
+  trunkline nat list")]
+    Nat(NatCommand),
+    /// Connections that pass the gateways
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline ct list
+  trunkline ct settings")]
+    Ct(CtCommand),
+    /// Neighbours of the switch
+    #[command(subcommand)]
+    #[command(after_help = "Example:
+  trunkline neighbour list")]
+    Neighbour(NeighbourCommand),
+    /// What the DHCP servers of gateways have given out
+    #[command(subcommand)]
+    #[command(after_help = "Example:
+  trunkline dhcp leases")]
+    Dhcp(DhcpCommand),
     /// Forwarding databases: which address is behind which port
     #[command(subcommand)]
     #[command(after_help = "Examples:

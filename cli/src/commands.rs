@@ -3,14 +3,18 @@
 mod bridge;
 mod container;
 mod counters;
+mod ct;
 mod daemon;
 mod fdb;
 mod files;
+mod gateway;
 mod mesh;
 mod meta;
+mod nat;
 mod port;
 mod topology;
 mod tunnel;
+mod uplink;
 
 use std::io;
 
@@ -69,6 +73,13 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
         Command::Bridge(command) => bridge::run(context, command).await,
         Command::Port(command) => port::run(context, command).await,
         Command::Mesh(command) => mesh::run(context, command).await,
+        Command::Gateway(command) => gateway::run(context, command).await,
+        Command::Uplink(command) => uplink::run(context, command).await,
+        Command::Route(command) => uplink::route(context, command).await,
+        Command::Nat(command) => nat::run(context, command).await,
+        Command::Ct(command) => ct::run(context, command).await,
+        Command::Neighbour(command) => uplink::neighbour(context, command).await,
+        Command::Dhcp(command) => gateway::dhcp(context, command).await,
         Command::Fdb(command) => fdb::run(context, command).await,
         Command::Show(json) => topology::show(context, json).await,
         Command::Stats(args) => counters::stats(context, args).await,
@@ -82,6 +93,12 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
             unreachable!("these talk to no daemon")
         }
     }
+}
+
+/// Pairs of words and values, one a line; those without a value are left out.
+fn in_lines(lines: &[(&str, String)]) -> String {
+    let width = 12;
+    lines.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k:width$}{v}\n")).collect()
 }
 
 /// Runs a future on this thread.

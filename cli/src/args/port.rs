@@ -68,14 +68,14 @@ pub(super) fn number(s: &str) -> Result<Setting, String> {
     }
 }
 
-fn address(s: &str) -> Result<Setting, String> {
+pub(super) fn address(s: &str) -> Result<Setting, String> {
     match s {
         "none" => Ok(Setting::None),
         _ => parse_address(s).map(|a| Setting::To(a.to_string().into())).map_err(|e| e.to_string()),
     }
 }
 
-fn gateway(s: &str) -> Result<Setting, String> {
+pub(super) fn gateway(s: &str) -> Result<Setting, String> {
     match s {
         "none" => Ok(Setting::None),
         _ => parse_gateway(s).map(|a| Setting::To(a.to_string().into())).map_err(|e| e.to_string()),

@@ -71,6 +71,17 @@ fn every_reading_command_speaks_json() {
         "drops",
         "container list",
         "mesh list",
+        "gateway list",
+        "gateway show br0",
+        "uplink list",
+        "uplink show u",
+        "route list",
+        "nat list",
+        "ct list",
+        "ct count",
+        "ct settings",
+        "neighbour list",
+        "dhcp leases",
         "mesh show",
         "mesh show m",
         "export",
@@ -164,5 +175,74 @@ fn workers_are_pinned_only_if_asked_for() {
             panic!()
         };
         assert_eq!(args.pin, pinned, "{options}");
+    }
+}
+
+#[test]
+fn options_of_layer_3_become_specs_and_patches() {
+    let parse =
+        |line: &str| Cli::try_parse_from(format!("trunkline {line}").split_whitespace()).unwrap().command;
+    let gateway = |line: &str| match parse(line) {
+        Command::Gateway(GatewayCommand::Set { name, options }) => (name.name(), json!(options.patch())),
+        other => panic!("{other:?}"),
+    };
+    let (name, patch) = gateway(
+        "gateway set br0 --vlan 10 --address 10.77.0.1/24 --dhcp-range 10.77.0.9-10.77.0.20 --dns none --icc=false \
+         --reserve 02-AA-00-00-00-09=10.77.0.9 --reserve 02:aa:00:00:00:0a= --mac none --ra --mtu 1400",
+    );
+    assert_eq!(name, "br0.10");
+    let expected = json!({
+        "addresses": ["10.77.0.1/24"], "dhcp-range": "10.77.0.9-10.77.0.20", "dns": [], "icc": false, "mac": null,
+        "reservations": {"02:aa:00:00:00:09": "10.77.0.9", "02:aa:00:00:00:0a": null}, "ra": true, "mtu": 1400
+    });
+    assert_eq!(patch, expected);
+    let uplink = |line: &str| match parse(line) {
+        Command::Uplink(UplinkCommand::Add { kind, options, .. }) => (kind, json!(options.patch())),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(uplink("uplink add u --interface eth1").0, UplinkType::Own);
+    let (kind, patch) = uplink("uplink add u --type shared --ports 50000-50999 --nd-proxy 2001:db8::/64");
+    assert_eq!(
+        (kind, patch),
+        (UplinkType::Shared, json!({"ports": "50000-50999", "nd-proxy": ["2001:db8::/64"]}))
+    );
+    let rule = |line: &str| match parse(line) {
+        Command::Nat(NatCommand::Masquerade(MasqueradeCommand::Add(options))) => options.spec(),
+        Command::Nat(NatCommand::Publish(PublishCommand::Add(options))) => options.spec(),
+        Command::Nat(NatCommand::Static(StaticCommand::Add(options))) => options.spec(),
+        other => panic!("{other:?}"),
+    };
+    for (line, expected) in [
+        (
+            "nat masquerade add --from fd77::/64 --uplink u --nat66 --pool fd00::1-fd00::2 --ports 2000 --filtering address --bridge br0",
+            json!({"type": "masquerade", "uplink": "u", "bridge": "br0", "from": "fd77::/64", "nat66": true,
+                   "pool": "fd00::1-fd00::2", "ports": 2000, "filtering": "address"}),
+        ),
+        (
+            "nat publish add --uplink u --proto udp --port 5000-5009 --to [fd77::2]:80-89 --external fd00::1",
+            json!({"type": "publish", "uplink": "u", "proto": "udp", "port": "5000-5009", "to": "[fd77::2]:80-89",
+                   "external": "fd00::1"}),
+        ),
+        (
+            "nat static add --uplink u --inside 10.77.0.2 --external 192.0.2.9 --name web",
+            json!({"type": "static", "uplink": "u", "inside": "10.77.0.2", "external": "192.0.2.9"}),
+        ),
+    ] {
+        assert_eq!(rule(line), expected, "{line}");
+    }
+    let Command::Ct(CtCommand::Settings { settings, .. }) =
+        parse("ct settings --limit 500 --liberal --udp-timeout none")
+    else {
+        panic!()
+    };
+    assert_eq!(json!(settings.patch()), json!({"limit": 500, "liberal": true, "udp-timeout": null}));
+    for bad in [
+        "gateway add br0 --vlan 0 --address 10.0.0.1/24",
+        "nat publish add --uplink u --proto tcp --port 0 --to 10.0.0.1",
+        "nat publish add --uplink u --proto tcp --port 80 --to web",
+        "uplink add u --type both",
+        "route add 10.0.0.0/8 --gateway br0 --uplink u",
+    ] {
+        assert!(Cli::try_parse_from(format!("trunkline {bad}").split(' ')).is_err(), "{bad}");
     }
 }

@@ -128,6 +128,22 @@ fn said(event: &Event) -> String {
             )
         }
         Event::MeshGone { name } => format!("mesh {name}: gone"),
+        Event::Gateway(g) => {
+            let addresses: Vec<_> = g.spec.addresses.iter().map(ToString::to_string).collect();
+            format!("gateway {}: {}", g.name, addresses.join(" "))
+        }
+        Event::GatewayGone { name } => format!("gateway {name}: gone"),
+        Event::Uplink(u) => {
+            let interface = u.interface.as_deref().unwrap_or("no interface");
+            let reason = if u.reason.is_empty() { String::new() } else { format!(", {}", u.reason) };
+            format!(
+                "uplink {}: {}{reason} ({} {interface})",
+                u.name,
+                state(u.state).1,
+                super::uplink::kind(&u.spec)
+            )
+        }
+        Event::UplinkGone { name } => format!("uplink {name}: gone"),
         Event::Lagged { missed } => format!("{missed} changes were missed"),
     }
 }
