@@ -7,9 +7,9 @@ use trunkline_packet::Packet;
 use crate::tables::Hop;
 
 /// Packets held for one neighbour (RFC 1122 §2.3.2.2 and RFC 4861 §7.2.2: at least one, the latest).
-const PER_NEIGHBOUR: usize = 4;
+const PER_NEIGHBOUR: usize = 32;
 /// Packets held in all.
-const TOTAL: usize = 256;
+const TOTAL: usize = 512;
 /// How long one waits at most, milliseconds: longer than the asking takes.
 pub(crate) const PATIENCE: u64 = 4_000;
 

@@ -1,0 +1,10 @@
+//! The network layer, from port to port.
+
+#[path = "../memory/mod.rs"]
+mod memory;
+
+mod errors;
+mod kit;
+mod rules;
+mod traffic;
+mod workers;
