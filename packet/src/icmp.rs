@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use crate::checksum::Sum;
 use crate::ether::ETH_HLEN;
-use crate::headers::{Fragment, Headers, IPV4_HLEN, IPV6_HLEN, IpVersion, proto, read16, write16, write32};
+use crate::headers::{
+    Fragment, Headers, IPV4_HLEN, IPV6_HLEN, IpVersion, MAX_TAGS, proto, read16, write16, write32,
+};
 use crate::{DropReason, MacAddr, Packet, Pool};
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
@@ -84,11 +86,11 @@ pub fn may_answer(head: &[u8], ip: &Headers) -> bool {
     }
 }
 
-/// Makes an error from `source` to the sender of an untagged frame, with the frame's MAC addresses swapped.
+/// Makes an error from `source` to the sender of a frame, with the frame's MAC addresses swapped and its VLAN
+/// tags, those in the bytes and the one in the metadata.
 ///
 /// # Errors
-/// [`DropReason::Truncated`] when the frame is tagged or `source` of another family; as
-/// [`Packet::set_bytes`].
+/// [`DropReason::Truncated`] when `source` is of another family; as [`Packet::set_bytes`].
 pub fn error(
     about: &Packet,
     ip: &Headers,
@@ -114,28 +116,26 @@ fn build(
     pool: &mut Pool,
     reply: &mut Packet,
 ) -> Result<(), DropReason> {
-    const L3: usize = ETH_HLEN;
-    let head = about.head();
+    let (head, l3) = (about.head(), usize::from(ip.l3));
     let v4 = ip.version == IpVersion::V4;
-    if usize::from(ip.l3) != L3 {
-        return Err(DropReason::Truncated);
-    }
     let (ip_len, longest) = if v4 { (IPV4_HLEN, V4_LONGEST) } else { (IPV6_HLEN, V6_LONGEST) };
-    let quote = (ip.end as usize).min(about.len()).saturating_sub(L3).min(longest - ip_len - ICMP_HLEN);
-    let mut front = [0u8; L3 + IPV6_HLEN + ICMP_HLEN];
-    let l4 = L3 + ip_len;
-    let b = &mut front[..l4 + ICMP_HLEN];
-    b[..6].copy_from_slice(&head[6..12]);
-    b[6..12].copy_from_slice(&head[..6]);
-    b[12..14].copy_from_slice(&head[12..14]);
-    let h = &mut b[L3..];
+    let quote = (ip.end as usize).min(about.len()).saturating_sub(l3).min(longest - ip_len - ICMP_HLEN);
+    let mut front = [0u8; ETH_HLEN + 4 * MAX_TAGS + IPV6_HLEN + ICMP_HLEN];
+    let l4 = l3 + ip_len;
+    let (Some(b), Some(link)) = (front.get_mut(..l4 + ICMP_HLEN), head.get(..l3)) else {
+        return Err(DropReason::Truncated);
+    };
+    b[..l3].copy_from_slice(link);
+    b[..6].copy_from_slice(&link[6..12]);
+    b[6..12].copy_from_slice(&link[..6]);
+    let h = &mut b[l3..];
     match source {
         IpAddr::V4(source) if v4 => {
             // Precedence of internetwork control (RFC 1812 §4.3.2.5); an atomic datagram (RFC 6864 §4.1).
             (h[0], h[1], h[6], h[8], h[9]) = (0x45, 0xc0, 0x40, TTL, proto::ICMP);
             write16(h, 2, (IPV4_HLEN + ICMP_HLEN + quote) as u16);
             h[12..16].copy_from_slice(&source.octets());
-            h[16..20].copy_from_slice(&head[L3 + 12..L3 + 16]);
+            h[16..20].copy_from_slice(&head[l3 + 12..l3 + 16]);
             let check = Sum::ZERO.bytes(&h[..IPV4_HLEN]).finish();
             write16(h, 10, check);
         }
@@ -144,7 +144,7 @@ fn build(
             write16(h, 4, (ICMP_HLEN + quote) as u16);
             (h[6], h[7]) = (proto::ICMPV6, TTL);
             h[8..24].copy_from_slice(&source.octets());
-            h[24..40].copy_from_slice(&head[L3 + 8..L3 + 24]);
+            h[24..40].copy_from_slice(&head[l3 + 8..l3 + 24]);
         }
         _ => return Err(DropReason::Truncated),
     }
@@ -153,8 +153,9 @@ fn build(
     (icmp[0], icmp[1]) = (kind, code);
     write32(icmp, 4, word);
     reply.set_bytes(b, pool)?;
-    reply.append_range(about, L3, quote, pool)?;
-    checksum(reply, ip.version, L3, l4);
+    reply.append_range(about, l3, quote, pool)?;
+    reply.meta_mut().vlan = about.meta().vlan;
+    checksum(reply, ip.version, l3, l4);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use trunkline_packet::checksum::ipv4_header_ok;
 use trunkline_packet::{Tpid, VlanId, VlanTag};
 
 use super::*;
+use trunkline_packet::checksum::Sum;
 
 /// A frame of `len` bytes of IP, from one host to another.
 fn frame(v6: bool, protocol: u8, first: u8, len: usize) -> Vec<u8> {
