@@ -12,8 +12,8 @@ use trunkline_packet::buf::HEAD_ROOM;
 use trunkline_packet::{Packet, Pool};
 use trunkline_router::IfaceId;
 
-/// Packets on their way to one worker.
-const RING: usize = 1024;
+/// Packets on their way to one worker. Superframes hold 64 KiB each.
+const RING: usize = 512;
 /// Packets taken out at once.
 const BUDGET: usize = 256;
 
@@ -48,10 +48,14 @@ impl Links {
     /// Ends for all workers, of which there are at most 64.
     pub(crate) fn new(wakers: &[Arc<Waker>]) -> Vec<Links> {
         let rooms = if wakers.len() > 1 { RING } else { 1 };
+        let mut pool = Pool::new(0, 0);
         let inbox = |waker: &Arc<Waker>| {
+            // As many as may be under way: then no worker need make one in the midst of traffic.
+            let empties = ArrayQueue::new(rooms);
+            while empties.push(pool.get()).is_ok() {}
             CachePadded::new(Inbox {
                 ring: ArrayQueue::new(rooms),
-                empties: ArrayQueue::new(rooms),
+                empties,
                 signaled: AtomicBool::new(false),
                 waker: Arc::clone(waker),
             })
