@@ -23,6 +23,9 @@ pub const HEAD_ROOM: usize = 1920;
 /// Bytes a tail holds.
 pub const TAIL_ROOM: usize = 65536;
 
+/// Referring to fewer bytes of another packet costs more than copying them.
+const WORTH_SHARING: usize = 512;
+
 /// The largest frame that any port hands in: a 64 KiB IP packet with link headers, bytes.
 pub const MAX_FRAME: usize = 65535 + 14 + 8;
 
@@ -272,6 +275,49 @@ impl Packet {
         Ok(())
     }
 
+    /// As [`Packet::append_range`], but refers to the other packet's tail instead of copying it, where that is
+    /// possible and pays. Nothing may be appended behind it while both packets are there.
+    ///
+    /// # Errors
+    /// As [`Packet::append_range`].
+    #[inline]
+    pub fn share_range(
+        &mut self,
+        from: &Packet,
+        offset: usize,
+        len: usize,
+        pool: &mut Pool,
+    ) -> Result<(), DropReason> {
+        let in_tail = offset.checked_sub(from.head().len());
+        match (in_tail, &from.0.tail) {
+            (Some(at), Some(tail))
+                if self.0.tail.is_none() && len >= WORTH_SHARING && offset + len <= from.len() =>
+            {
+                self.0.tail = Some(tail.clone());
+                self.0.tail_start = from.0.tail_start + at as u32;
+                self.0.tail_end = self.0.tail_start + len as u32;
+                Ok(())
+            }
+            _ => self.append_range(from, offset, len, pool),
+        }
+    }
+
+    /// Takes a tail that is shared with others into the head, where it fits, so that more can be appended.
+    pub fn unshare(&mut self, pool: &mut Pool) {
+        let b = &mut *self.0;
+        let Some(tail) = &mut b.tail else { return };
+        let range = b.tail_start as usize..b.tail_end as usize;
+        let end = usize::from(b.end);
+        if end + range.len() > DATA || Arc::get_mut(&mut tail.0).is_some() {
+            return;
+        }
+        b.data[end..end + range.len()].copy_from_slice(&tail.0[range.clone()]);
+        b.end += range.len() as u16;
+        if let Some(tail) = self.drop_tail() {
+            pool.put_tail_data(tail);
+        }
+    }
+
     /// Copies `out.len()` bytes of the frame from `offset` on. False when the frame is shorter.
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset + out.len() > self.len() {
@@ -430,6 +476,42 @@ mod tests {
         assert_eq!(q.to_vec(), vec![7; 5000]);
         pool.put(q);
         assert_eq!(pool.free(), (2, 1));
+    }
+
+    #[test]
+    fn parts_of_a_tail_are_shared_and_taken_into_the_head_to_grow() {
+        let mut pool = Pool::new(8, 8);
+        let bytes: Vec<u8> = (0..9000u32).map(|i| (i * 13) as u8).collect();
+        let mut big = pool.get();
+        big.set_bytes(&bytes, &mut pool).unwrap();
+        for (offset, len, shared) in [
+            (0, 1400, false),
+            (1000, 1400, false),
+            (HEAD_ROOM, 100, false),
+            (HEAD_ROOM, 1400, true),
+            (7600, 1400, true),
+        ] {
+            let mut part = pool.get();
+            part.append(b"head", &mut pool).unwrap();
+            part.share_range(&big, offset, len, &mut pool).unwrap();
+            let want = [&b"head"[..], &bytes[offset..offset + len]].concat();
+            assert_eq!((part.to_vec() == want, !part.tail().is_empty()), (true, shared));
+            assert_eq!(part.append(b"x", &mut pool).is_err(), shared, "{offset} {len}");
+            part.unshare(&mut pool);
+            part.append(b"more", &mut pool).unwrap();
+            assert!(part.to_vec().ends_with(b"more") && part.to_vec().starts_with(&want));
+            pool.put(part);
+        }
+        let mut part = pool.get();
+        assert_eq!(part.share_range(&big, 8000, 1001, &mut pool), Err(DropReason::Truncated));
+        // The last one brings the tail home.
+        part.share_range(&big, 2000, 7000, &mut pool).unwrap();
+        part.unshare(&mut pool);
+        assert!(!part.tail().is_empty(), "too much for a head");
+        pool.put(big);
+        let tails = pool.free().1;
+        pool.put(part);
+        assert_eq!(pool.free().1, tails + 1);
     }
 
     #[test]

@@ -24,7 +24,8 @@
 //!   differ. A payload is empty, or is longer than the first one; a shorter one is the last.
 //! - **Superframes.** Segment sizes or kinds differ; the first does not end with a full segment. There would
 //!   be more segments than [`MAX_SEGMENTS`].
-//! - **Room.** The IP packet would exceed 65,535 bytes, or the first frame's tail is shared with a copy.
+//! - **Room.** The IP packet would exceed 65,535 bytes, or the first frame is too large for a head
+//!   and its tail is shared with a copy.
 
 use crate::checksum::{self, TCP_CHECK, UDP_CHECK};
 use crate::headers::{Fragment, Headers, IpVersion, proto, read16, read32, write16};
@@ -198,6 +199,9 @@ impl Run {
         };
         if !next.is_sound(other) || (self.absorbed == 0 && !self.first.is_sound(packet)) {
             return false;
+        }
+        if self.absorbed == 0 {
+            packet.unshare(pool);
         }
         if packet.append_range(other, next.headers, next.payload, pool).is_err() {
             return false;

@@ -174,7 +174,7 @@ impl Plan {
         let at = self.headers + index * self.size;
         let payload = self.size.min(packet.len() - at);
         segment.append(&packet.head()[..self.headers], pool)?;
-        segment.append_range(packet, at, payload, pool)?;
+        segment.share_range(packet, at, payload, pool)?;
         *segment.meta_mut() = *packet.meta();
         segment.meta_mut().offload.gso = Gso::default();
         if index > 0 {
