@@ -48,7 +48,7 @@ impl<S: Sink> Run<'_, S> {
 
     fn is_broadcast(&self, iface: &Iface, addr: IpAddr) -> bool {
         let target = match iface.zone() {
-            Some(zone) => self.tables.from_zone(zone, addr),
+            Some(zone) => self.tables.reached(zone, addr),
             None => self.tables.outside(iface.id, addr),
         };
         matches!(target, Some(Target::Broadcast(_)))

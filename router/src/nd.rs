@@ -65,9 +65,8 @@ impl Message {
                 !target.is_multicast() && !(probe && (mac.is_some() || dst != solicited_node(target)))
             }
             ADVERTISEMENT => {
-                !target.is_multicast()
-                    && !src.is_unspecified()
-                    && !(dst.is_multicast() && flags & SOLICITED != 0)
+                let unasked = flags & SOLICITED == 0;
+                !target.is_multicast() && !src.is_unspecified() && (unasked || !dst.is_multicast())
             }
             _ => !(src.is_unspecified() && mac.is_some()),
         };

@@ -236,7 +236,7 @@ impl<'a, S: Sink> Run<'a, S> {
                 };
             }
         };
-        let target = self.tables.from_zone(zone, dst);
+        let target = self.tables.reached(zone, dst);
         if let Some(Target::Broadcast(at)) = target {
             let ours = at == iface.id && iface.services.dhcp.is_some();
             return match ours {
@@ -271,7 +271,7 @@ impl<'a, S: Sink> Run<'a, S> {
         };
         let dst = destination(packet.head(), &ip);
         let Some(zone) = iface.zone() else { return Received::Inbound(packet) };
-        match Exit::of(self.tables.from_zone(zone, dst), dst) {
+        match Exit::of(self.tables.reached(zone, dst), dst) {
             Exit::Hop(hop) => Received::Forward(packet, hop),
             Exit::Ours(iface) if self.tables.iface(iface).is_some_and(|i| i.zone().is_none()) => {
                 Received::Forward(packet, Hop { iface, next: dst })

@@ -85,7 +85,7 @@ impl fmt::Display for TableError {
 impl std::error::Error for TableError {}
 
 /// Everything that is configured. Shared by all workers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tables {
     ifaces: Vec<Iface>,
     /// Slot in `ifaces` by name; `u16::MAX` for none.
@@ -104,18 +104,6 @@ struct Entry {
     owner: IfaceId,
     /// Lower first: ours, connected, configured.
     rank: (u8, u32),
-}
-
-impl Default for Tables {
-    fn default() -> Tables {
-        Tables {
-            ifaces: Vec::new(),
-            index: Vec::new(),
-            targets: Vec::new(),
-            zones: Vec::new(),
-            uplinks: Vec::new(),
-        }
-    }
 }
 
 impl Tables {
@@ -154,7 +142,7 @@ impl Tables {
 
     /// What a host of the zone reaches by this address.
     #[inline]
-    pub(crate) fn from_zone(&self, zone: Zone, addr: IpAddr) -> Option<Target> {
+    pub(crate) fn reached(&self, zone: Zone, addr: IpAddr) -> Option<Target> {
         let lpm = &self.zones.iter().find(|z| z.0 == zone)?.1;
         Some(self.targets[lpm.find(addr)? as usize])
     }

@@ -19,13 +19,16 @@ impl<'a, S: Sink> Run<'a, S> {
     /// See [`crate::Router::inside`].
     #[inline]
     pub(crate) fn inside(&mut self, zone: Zone, packet: Packet) {
-        let dst = Headers::parse(&packet).map(|ip| destination(packet.head(), &ip));
-        let exit = dst.map_or(Exit::Nowhere, |dst| Exit::of(self.tables.inside(zone, dst), dst));
         let any = || {
-            self.tables.ifaces().iter().find(|i| i.zone() == Some(zone)).map_or(IfaceId(u16::MAX), |i| i.id)
+            let gateway = self.tables.ifaces().iter().find(|i| i.zone() == Some(zone));
+            gateway.map_or(IfaceId(u16::MAX), |i| i.id)
         };
-        match exit {
-            Exit::Hop(hop) => self.transmit(hop, packet, false),
+        let Some(ip) = Headers::parse(&packet) else {
+            return self.lose(any(), packet, DropReason::RouterNoRoute);
+        };
+        let dst = destination(packet.head(), &ip);
+        match Exit::of(self.tables.inside(zone, dst), dst) {
+            Exit::Hop(hop) => self.forward(hop, packet, &ip, false),
             Exit::Ours(iface) => self.local(iface, packet),
             Exit::Broadcast => self.lose(any(), packet, DropReason::RouterBroadcast),
             Exit::Nowhere => self.lose(any(), packet, DropReason::RouterNoRoute),
@@ -50,16 +53,17 @@ impl<'a, S: Sink> Run<'a, S> {
     /// See [`crate::Router::outside`].
     #[inline]
     pub(crate) fn outside(&mut self, uplink: IfaceId, packet: Packet) {
-        let ends =
-            Headers::parse(&packet).map(|ip| (source(packet.head(), &ip), destination(packet.head(), &ip)));
-        let mut exit = ends.map_or(Exit::Nowhere, |(_, dst)| Exit::of(self.tables.outside(uplink, dst), dst));
+        let Some((iface, ip)) = self.tables.iface(uplink).zip(Headers::parse(&packet)) else {
+            return self.lose(uplink, packet, DropReason::RouterNoRoute);
+        };
+        let dst = destination(packet.head(), &ip);
+        let mut exit = Exit::of(self.tables.outside(uplink, dst), dst);
         // The host's network knows the host's addresses only; IPv6 may be routed to us (see `nd_proxy`).
-        let foreign = |i: &Iface| i.is_shared() && ends.is_some_and(|(src, _)| src.is_ipv4() && !i.owns(src));
-        if self.tables.iface(uplink).is_some_and(foreign) {
+        if iface.is_shared() && dst.is_ipv4() && !iface.owns(source(packet.head(), &ip)) {
             exit = Exit::Nowhere;
         }
         match exit {
-            Exit::Hop(hop) => self.transmit(hop, packet, false),
+            Exit::Hop(hop) => self.forward(hop, packet, &ip, false),
             // To our own address there, where nobody is published.
             Exit::Ours(_) => self.lose(uplink, packet, DropReason::RouterClosed),
             Exit::Broadcast => self.lose(uplink, packet, DropReason::RouterBroadcast),
@@ -78,20 +82,28 @@ impl<'a, S: Sink> Run<'a, S> {
 
     /// `own`: the router's own packet, whose TTL is as it should be.
     #[inline]
-    pub(crate) fn transmit(&mut self, hop: Hop, mut packet: Packet, own: bool) {
-        let Some((iface, ip)) = self.tables.iface(hop.iface).zip(Headers::parse(&packet)) else {
+    pub(crate) fn transmit(&mut self, hop: Hop, packet: Packet, own: bool) {
+        match Headers::parse(&packet) {
+            Some(ip) => self.forward(hop, packet, &ip, own),
+            None => self.lose(hop.iface, packet, DropReason::RouterNoRoute),
+        }
+    }
+
+    #[inline]
+    fn forward(&mut self, hop: Hop, mut packet: Packet, ip: &Headers, own: bool) {
+        let Some(iface) = self.tables.iface(hop.iface) else {
             return self.lose(hop.iface, packet, DropReason::RouterNoRoute);
         };
         if !own {
-            if ttl(packet.head(), &ip) <= 1 {
-                return self.refuse(iface, packet, &ip, Problem::HopLimit, DropReason::RouterTtl);
+            if ttl(packet.head(), ip) <= 1 {
+                return self.refuse(iface, packet, ip, Problem::HopLimit, DropReason::RouterTtl);
             }
-            decrement(packet.head_mut(), &ip);
+            decrement(packet.head_mut(), ip);
         }
         if segment::l3_segment_len(&packet) > usize::from(iface.mtu) {
-            return self.too_big(iface, hop, packet, &ip, own);
+            return self.too_big(iface, hop, packet, ip, own);
         }
-        self.to_neighbour(iface, hop, packet, own);
+        self.hand_over(iface, hop, packet, own);
     }
 
     #[cold]
@@ -117,7 +129,7 @@ impl<'a, S: Sink> Run<'a, S> {
             // The first stands for the packet that came; the others are made here.
             Ok(_) => {
                 let parts = parts.drain(..).enumerate();
-                parts.for_each(|(i, part)| self.to_neighbour(iface, hop, part, own || i > 0));
+                parts.for_each(|(i, part)| self.hand_over(iface, hop, part, own || i > 0));
             }
             Err(reason) => self.sink.dropped(iface.id, reason),
         }
@@ -125,7 +137,7 @@ impl<'a, S: Sink> Run<'a, S> {
     }
 
     #[inline]
-    fn to_neighbour(&mut self, iface: &'a Iface, hop: Hop, mut packet: Packet, made: bool) {
+    fn hand_over(&mut self, iface: &'a Iface, hop: Hop, mut packet: Packet, made: bool) {
         match self.state.neighbours.resolve(self.now, hop.iface, hop.next) {
             Lookup::Mac(mac) => {
                 build::link(packet.head_mut(), mac, iface.mac);

@@ -1,5 +1,6 @@
 //! Taking up a new configuration of the network layer: all or nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam::channel;
@@ -250,22 +251,20 @@ impl Engine {
     }
 }
 
-/// Addresses that the rules have on an uplink, besides its own; and its own that lead to one host as a whole.
-fn proxies(config: &L3Config, uplink: &Uplink) -> Vec<std::net::IpAddr> {
-    let mut all = Vec::new();
+/// Addresses that the rules have on an uplink, besides its own; and its own that lead to one host as a whole. What
+/// has the same address inside and outside is routed to, not answered for.
+fn proxies(config: &L3Config, uplink: &Uplink) -> Vec<IpAddr> {
+    let owns = |addr: &IpAddr| uplink.addresses.iter().any(|own| own.addr() == *addr);
+    let mut all: Vec<IpAddr> = Vec::new();
     for (_, rule) in &config.nat {
         match rule {
             Rule::Masquerade { uplink: u, pool, .. } if *u == uplink.uplink => {
-                let others = pool.iter().filter(|a| !uplink.addresses.iter().any(|own| own.addr() == **a));
-                all.extend(others);
+                all.extend(pool.iter().filter(|addr| !owns(addr)));
             }
-            Rule::Publish { uplink: u, external, .. }
-                if *u == uplink.uplink && !uplink.addresses.iter().any(|own| own.addr() == *external) =>
+            Rule::Publish { uplink: u, external, to, .. }
+                if *u == uplink.uplink && to != external && !owns(external) =>
             {
-                // A host inside published under its own address is routed to, not answered for.
-                if !matches!(rule, Rule::Publish { to, .. } if to == external) {
-                    all.push(*external);
-                }
+                all.push(*external);
             }
             Rule::Static { uplink: u, external, inside, .. } if *u == uplink.uplink && inside != external => {
                 all.push(*external);

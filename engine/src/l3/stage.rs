@@ -22,6 +22,8 @@ pub(crate) struct L3 {
     worker: u16,
     workers: u16,
     clock: Instant,
+    /// Milliseconds on the clock, read once per batch.
+    now: u64,
     view: Arc<L3View>,
     router: Router,
     nat: Nat,
@@ -122,7 +124,7 @@ impl Sink for Ways<'_> {
 /// The router and everything it needs for one call.
 macro_rules! with_router {
     ($self:ident, $out:ident, |$router:ident, $now:ident, $pool:ident, $ways:ident| $body:expr) => {{
-        let $now = $self.now();
+        let $now = $self.now;
         let $router = &mut $self.router;
         let $pool = &mut *$out.pool;
         let $ways = &mut Ways {
@@ -150,6 +152,7 @@ impl L3 {
             worker,
             workers,
             clock,
+            now: 0,
             view: Arc::new(L3View::empty()),
             router: Router::new(neighbours, worker == 0),
             nat: Nat::new(trunkline_nat::Config { shard: (worker, workers), ..ct }),
@@ -167,7 +170,7 @@ impl L3 {
         }
     }
 
-    fn now(&self) -> u64 {
+    fn millis(&self) -> u64 {
         self.clock.elapsed().as_millis() as u64
     }
 
@@ -193,7 +196,7 @@ impl L3 {
     #[cold]
     fn take_up(&mut self, view: &Arc<L3View>) {
         self.view = Arc::clone(view);
-        self.router.set_tables(self.now(), Arc::clone(&view.tables));
+        self.router.set_tables(self.millis(), Arc::clone(&view.tables));
         self.nat.configure(view.ct.clone());
         if let Err((id, error)) = self.nat.set_rules(&view.rules, &view.gateways) {
             // The engine has tried them before.
@@ -204,17 +207,18 @@ impl L3 {
     /// Milliseconds until something is due; `None` for a second and more.
     pub(crate) fn due_in(&self) -> Option<u64> {
         let next = self.router.next_due().min(self.next_nat_tick);
-        Some(next.saturating_sub(self.now())).filter(|wait| *wait < 1_000)
+        Some(next.saturating_sub(self.millis())).filter(|wait| *wait < 1_000)
     }
 
     /// What is due, and what other workers have sent. True when there may be more of that.
     pub(crate) fn work(&mut self, out: &mut Out<'_>) -> bool {
+        self.now = self.millis();
         self.links.listen();
         self.links.reclaim(out.pool);
         if self.links.has_mail() {
             self.mail(out);
         }
-        let now = self.now();
+        let now = self.now;
         if self.next_nat_tick <= now {
             self.next_nat_tick = now + NAT_TICK;
             self.nat.tick(now, NAT_BUDGET, &mut self.scratch);
@@ -246,6 +250,7 @@ impl L3 {
 
     /// Carries what came in by a gateway or an uplink as far as it goes.
     pub(crate) fn run(&mut self, port: PortId, batch: &mut Batch, out: &mut Out<'_>) {
+        self.now = self.millis();
         self.links.reclaim(out.pool);
         let at = IfaceId(port.0);
         for packet in batch.drain(..) {
@@ -339,7 +344,7 @@ impl L3 {
     /// Translates what is pending.
     fn translate(&mut self, at: IfaceId, out: &mut Out<'_>) {
         let Some(path) = self.path.take() else { return };
-        let now = self.now();
+        let now = self.now;
         let mut pending = std::mem::take(&mut self.pending);
         self.nat.process_batch(now, path, &mut pending, &mut self.scratch);
         self.pending = pending;
@@ -402,11 +407,11 @@ impl L3 {
     }
 
     pub(crate) fn connections(&self, filter: &ConnFilter) -> Vec<ConnInfo> {
-        self.nat.connections(self.now()).filter(|c| filter.matches(c)).collect()
+        self.nat.connections(self.millis()).filter(|c| filter.matches(c)).collect()
     }
 
     pub(crate) fn flush(&mut self, filter: &ConnFilter) -> usize {
-        let now = self.now();
+        let now = self.millis();
         self.nat.flush(now, |c| filter.matches(c))
     }
 
