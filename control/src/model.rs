@@ -422,6 +422,9 @@ pub struct PortStats {
     pub tx_bytes: u64,
     /// Frames handed to the kernel, after segmentation and coalescing.
     pub tx_frames: u64,
+    /// Packets the switch made itself: errors about packets that are too big, liveness.
+    #[serde(default)]
+    pub generated: u64,
     /// Copies made of packets received here, for flooding.
     pub replicated: u64,
     /// Packets coalesced into another one on the way out here.

@@ -103,7 +103,9 @@ pub(super) fn in_full(s: &PortStats, width: usize) -> String {
     let frames = plural(s.tx_frames, "frame", "s");
     let mut text = format!("{:width$}{rx}, {} bytes\n", "received", s.rx_bytes);
     text += &format!("{:width$}{tx}, {} bytes, {frames}\n", "sent", s.tx_bytes);
-    for (name, n, what) in [("copied", s.replicated, " for floods"), ("merged", s.absorbed, "")] {
+    let more =
+        [("made", s.generated, ""), ("copied", s.replicated, " for floods"), ("merged", s.absorbed, "")];
+    for (name, n, what) in more {
         if n > 0 {
             text += &format!("{name:width$}{}{what}\n", plural(n, "packet", "s"));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use trunkline_engine::PortCounters;
 use trunkline_packet::DropReason;
 
 use super::world::{Device, KernelWorld, Port};
@@ -86,25 +87,42 @@ impl KernelWorld {
     }
 
     pub(super) fn observe_stats(&self, name: &str, port: &Port) -> PortStats {
-        let c = self.engine.counters(port.id);
-        let drops = DropReason::ALL.iter().map(|r| (r.name().to_owned(), c.drops[r.index()]));
         PortStats {
-            name: name.to_owned(),
             bridge: port.spec.bridge.clone(),
-            rx_packets: c.rx_packets,
-            rx_bytes: c.rx_bytes,
-            tx_packets: c.tx_packets,
-            tx_bytes: c.tx_bytes,
-            tx_frames: c.tx_frames,
-            replicated: c.replicated,
-            absorbed: c.absorbed,
-            drops: drops.filter(|(_, n)| *n > 0).collect(),
             ring_drops: match &port.device {
                 Some(Device::Tap(tap)) => tap.ring_drops(),
                 Some(Device::Adopted(adopted)) => adopted.ring_drops(),
                 Some(Device::Memory | Device::Tunnel(_)) | None => 0,
             },
+            ..stats(name, &self.engine.counters(port.id))
         }
+    }
+
+    /// What came in from the underlay and belongs to no tunnel, once there was any.
+    pub(super) fn observe_underlay(&self) -> Option<PortStats> {
+        let counters = self.engine.underlay_counters();
+        (counters.rx_packets > 0).then(|| stats(UNDERLAY, &counters))
+    }
+}
+
+/// Stands for a port where there is none: no port can be called this.
+const UNDERLAY: &str = "(underlay)";
+
+fn stats(name: &str, c: &PortCounters) -> PortStats {
+    let drops = DropReason::ALL.iter().map(|r| (r.name().to_owned(), c.drops[r.index()]));
+    PortStats {
+        name: name.to_owned(),
+        bridge: String::new(),
+        rx_packets: c.rx_packets,
+        rx_bytes: c.rx_bytes,
+        tx_packets: c.tx_packets,
+        tx_bytes: c.tx_bytes,
+        tx_frames: c.tx_frames,
+        generated: c.generated,
+        replicated: c.replicated,
+        absorbed: c.absorbed,
+        drops: drops.filter(|(_, n)| *n > 0).collect(),
+        ring_drops: 0,
     }
 }
 

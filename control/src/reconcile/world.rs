@@ -434,7 +434,8 @@ impl World for KernelWorld {
     }
 
     fn stats(&self) -> Vec<PortStats> {
-        self.ports.iter().map(|(name, port)| self.observe_stats(name, port)).collect()
+        let ports = self.ports.iter().map(|(name, port)| self.observe_stats(name, port));
+        ports.chain(self.observe_underlay()).collect()
     }
 
     fn port_stats(&self, name: &str) -> Option<PortStats> {
