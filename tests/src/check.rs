@@ -37,6 +37,18 @@ impl Sums {
         sums
     }
 
+    /// What was added since `before`.
+    pub fn since(&self, before: &Sums) -> Sums {
+        Sums {
+            rx: self.rx - before.rx,
+            generated: self.generated - before.generated,
+            replicated: self.replicated - before.replicated,
+            tx: self.tx - before.tx,
+            drops: self.drops - before.drops,
+            absorbed: self.absorbed - before.absorbed,
+        }
+    }
+
     /// Whether every packet ended in exactly one place.
     pub fn conserved(&self) -> bool {
         self.rx + self.generated + self.replicated == self.tx + self.drops + self.absorbed

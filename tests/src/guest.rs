@@ -162,8 +162,9 @@ impl Guest {
     }
 
     /// Makes a device, such as a tunnel's, with inner addresses 10.7.9.1/16 and fd07::901/64, and sets it up.
+    /// Its MAC address is the same each time, as neighbours remember it.
     pub fn device(&mut self, name: &str, args: &str) {
-        self.ip(&format!("link add {name} {args}"));
+        self.ip(&format!("link add {name} address 02:00:00:00:09:01 {args}"));
         self.ip(&format!("address add {}/16 dev {name}", Guest::INNER));
         self.ip(&format!("address add {}/64 dev {name}", Guest::INNER6));
         self.ip(&format!("link set {name} up"));

@@ -282,15 +282,31 @@ impl Lab {
 
     /// Every packet received ended in exactly one place, once the switch is quiet.
     pub fn assert_conserved(&self) {
+        self.assert_conserved_since(&Sums::default());
+    }
+
+    /// The same of what was received since then: a port that was removed took its counters along.
+    pub fn assert_conserved_since(&self, before: &Sums) {
         let mut last = Sums::default();
         let held = eventually(Duration::from_secs(10), || {
-            let now = Sums::of(&self.stats());
+            let now = Sums::of(&self.stats()).since(before);
             let quiet = now == last;
             last = now;
             quiet && now.conserved()
         });
         assert!(held, "packets are not conserved: {last:?} in {:#}", self.stats());
         assert!(last.rx > 0, "nothing was received");
+    }
+
+    /// The sums over all ports, once the switch is quiet.
+    pub fn sums(&self) -> Sums {
+        let mut last = Sums::default();
+        let quiet = eventually(Duration::from_secs(10), || {
+            let now = Sums::of(&self.stats());
+            std::mem::replace(&mut last, now) == now
+        });
+        assert!(quiet, "the switch does not come to rest: {:#}", self.stats());
+        last
     }
 
     /// Stops the daemon with everything released; nothing may be left but what the test itself made.

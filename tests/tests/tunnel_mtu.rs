@@ -5,10 +5,11 @@ use std::time::Duration;
 use trunkline_tests::capture::{Capture, Captured, Direction};
 use trunkline_tests::transfer::{Transfer, assert_tcp, assert_udp_echo};
 use trunkline_tests::underlay::{Family, Underlay};
-use trunkline_tests::{Container, Kind, Lab, Netns, Opts, eventually, ping, tunnel};
+use trunkline_tests::{Container, Kind, Lab, Netns, Opts, ping, tunnel};
 
 const MIB: u64 = 1 << 20;
 const LONG: Duration = Duration::from_secs(120);
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Two hosts with a tunnel `tun` between them; `args` such as `--type vxlan --vni 77`.
 struct Two {
@@ -125,10 +126,10 @@ fn tcp_segments_are_made_to_fit() {
         ping::assert_reaches(&a.ns, b.v4);
         let seen = Capture::start(&b.ns, "eth0", Direction::In, "tcp");
         assert_tcp(&a.ns, &b.ns, b.v4, 20 * MIB);
-        assert_eq!(mss(&seen.stop())[0], expected);
+        assert_eq!(mss(&seen.stop_when_quiet(QUIET))[0], expected);
         let seen = Capture::start(&a.ns, "eth0", Direction::In, "tcp");
         assert_tcp(&a.ns, &b.ns, b.v4, MIB);
-        assert_eq!(mss(&seen.stop())[0], expected, "of the answer");
+        assert_eq!(mss(&seen.stop_when_quiet(QUIET))[0], expected, "of the answer");
         assert_tcp(&b.ns, &a.ns, a.v6, 20 * MIB);
         two.conserved();
     }
@@ -163,7 +164,7 @@ fn never_below_1280() {
         let seen = Capture::start(&two.one.ns, "u0", Direction::In, "");
         let whole = ping_whole(&a.ns, b.v6, 1280);
         assert!(whole.contains("1 received"), "{whole}");
-        assert!(fragments(&seen.stop()) >= 2, "the outer packet is not fragmented");
+        assert!(fragments(&seen.stop_when_quiet(QUIET)) >= 2, "the outer packet is not fragmented");
         assert_tcp(&a.ns, &b.ns, b.v4, 10 * MIB);
         assert_tcp(&b.ns, &a.ns, a.v6, 10 * MIB);
         let shown = two.one.json(&["port", "show", "tun"]);
@@ -263,8 +264,9 @@ fn a_configured_mtu_is_obeyed() {
     let seen = Capture::start(&two.one.ns, "u0", Direction::In, "");
     let whole = ping_whole(&a.ns, b.v4, 1500);
     assert!(whole.contains("1 received"), "{whole}");
-    assert!(fragments(&seen.stop()) >= 2);
+    assert!(fragments(&seen.stop_when_quiet(QUIET)) >= 2);
     assert_tcp(&a.ns, &b.ns, b.v4, 10 * MIB);
+    two.conserved();
     // Two tunnels on a bridge: the smaller one counts.
     two.one.ok(&["port", "add", "br0", "other", "--type", "gre", "--remote", "192.0.2.9", "--mtu", "1300"]);
     tunnel::await_mtu(&two.one, &a, 1300);
@@ -272,7 +274,5 @@ fn a_configured_mtu_is_obeyed() {
     tunnel::await_mtu(&two.one, &a, 1500);
     // Gone with the last tunnel.
     two.one.ok(&["port", "del", "tun"]);
-    let back = eventually(Duration::from_secs(10), || tunnel::mtu(&a) == 1500);
-    assert!(back);
-    two.conserved();
+    tunnel::await_mtu(&two.one, &a, 1500);
 }

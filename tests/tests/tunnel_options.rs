@@ -182,7 +182,8 @@ fn nonsense_is_refused() {
         ("--type vxlan --vlan-map 10=1010,20=1010 --remote 192.0.2.3", "1010"),
         ("--type vxlan --vlan-map 4095=1 --remote 192.0.2.3", "4095"),
         ("--type vxlan --vlan-map ten=1 --remote 192.0.2.3", "ten"),
-        ("--type geneve --vni 5 --group 192.0.2.77 --group-interface u0", "192.0.2.77"),
+        ("--type geneve --vni 5 --group 239.1.1.1 --group-interface u0", "group"),
+        ("--type vxlan --vni 5 --group 192.0.2.77 --group-interface u0", "192.0.2.77"),
         ("--type vxlan --vni 5 --group 239.1.1.1 --group-interface nowhere", "nowhere"),
         ("--type vxlan --vni 5 --remote 192.0.2.3 --underlay nowhere", "nowhere"),
     ] {
