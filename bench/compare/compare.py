@@ -22,8 +22,16 @@ import statistics
 import sys
 import time
 
+from gateways import WAY_GOALS, WAYS
 from overlays import GOALS, OVERLAYS
 from peers import PEERS, Trunkline
+
+# Who is compared, who is the reference, and what is asked.
+SETS = {
+    "containers": (PEERS, "bridge", []),
+    "overlay": (OVERLAYS, "kernel-vxlan", GOALS),
+    "gateway": (WAYS, "docker-masquerade", WAY_GOALS),
+}
 
 TESTS = {
     "tcp": ("TCP, 1 stream", "Gbit/s", True),
@@ -184,14 +192,17 @@ def main():
     p.add_argument("--binary", default="target/release/trunkline")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=3, help="length of one measurement")
-    p.add_argument("--overlay", action="store_true", help="two hosts and a tunnel between them")
-    p.add_argument("--only", help="comma-separated: " + ", ".join([*PEERS, *OVERLAYS]))
+    p.add_argument("--overlay", dest="set", action="store_const", const="overlay", default="containers",
+                   help="two hosts and a tunnel between them")
+    p.add_argument("--gateway", dest="set", action="store_const", const="gateway",
+                   help="a container and the world: masquerade and published ports")
+    p.add_argument("--only", help="comma-separated: " + ", ".join([*PEERS, *OVERLAYS, *WAYS]))
     p.add_argument("--tests", default=",".join(TESTS), help="comma-separated: " + ", ".join(TESTS))
     p.add_argument("--out", help="write OUT.md and OUT.json")
     p.add_argument("--no-idle", action="store_true", help="leave out the idle measurement")
     args = p.parse_args()
     args.binary = os.path.abspath(args.binary)
-    known = OVERLAYS if args.overlay else PEERS
+    known, reference, goals = SETS[args.set]
     names = args.only.split(",") if args.only else list(known)
     if unknown := [n for n in names if n not in known]:
         p.error(f"{', '.join(unknown)}: not one of {', '.join(known)}")
@@ -219,11 +230,11 @@ def main():
                           file=sys.stderr, flush=True)
         data = {"machine": machine(), "rounds": args.rounds, "seconds": args.seconds, "peers": list(peers),
                 "tests": tests, "values": values, "cost": cost, "command": "bench/compare/run " + " ".join(sys.argv[1:]),
-                "reference": "kernel-vxlan" if args.overlay else "bridge", "goals": GOALS if args.overlay else []}
+                "reference": reference, "goals": goals}
         for peer in peers.values():
             peer.stop()
         peers = {}
-        if not (args.no_idle or args.overlay):
+        if not args.no_idle and args.set == "containers":
             data["idle"] = idle(args)
     finally:
         for peer in peers.values():

@@ -1,0 +1,95 @@
+"""The ways out that are compared: a container in a network of its own, a switch that translates, and a host
+outside, on a link with an MTU of 1500. Masquerade: the container connects to the host. Publish: the host connects
+to a port of the switch's address that leads to the container."""
+
+import shutil
+
+from peers import Netns, Peer, Trunkline, run
+
+INSIDE, GATEWAY, OUTSIDE, EXTERNAL, PORT = "10.78.0.2", "10.78.0.1", "192.0.2.1", "192.0.2.10", "5201"
+
+
+class Way(Peer):
+    """`a` is who connects, `b` who listens, `ip_b` where to."""
+
+    publish = False
+
+    def connect(self):
+        self.inside, self.outside = (self.b, self.a) if self.publish else (self.a, self.b)
+        self.ip_b = EXTERNAL if self.publish else OUTSIDE
+        self.veth(self.outside, "up0", OUTSIDE)
+        self.translate()
+
+    def translate(self):
+        raise NotImplementedError
+
+
+class Docker(Way):
+    """What dockerd makes for docker0: a bridge, and iptables rules of its form (dockerd 20.10)."""
+
+    def unavailable(self):
+        return None if shutil.which("iptables") else "iptables is not installed"
+
+    def translate(self):
+        sw = self.switch
+        sw.run(["ip", "address", "add", f"{EXTERNAL}/24", "dev", "up0"])
+        sw.run(["ip", "link", "add", "docker0", "type", "bridge"])
+        self.veth(self.inside, "v0", INSIDE)
+        sw.run(["ip", "link", "set", "v0", "master", "docker0"])
+        sw.run(["ip", "address", "add", f"{GATEWAY}/24", "dev", "docker0"])
+        sw.run(["ip", "link", "set", "docker0", "up"])
+        self.inside.run(["ip", "route", "add", "default", "via", GATEWAY])
+        # dockerd switches it on, too.
+        sw.run(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"], check=False)
+        for rule in (
+                "-t nat -N DOCKER",
+                "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+                "-t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER",
+                "-t nat -A POSTROUTING -s 10.78.0.0/24 ! -o docker0 -j MASQUERADE",
+                "-t nat -A DOCKER -i docker0 -j RETURN",
+                f"-t nat -A DOCKER ! -i docker0 -p tcp --dport {PORT} -j DNAT --to-destination {INSIDE}:{PORT}",
+                f"-t nat -A DOCKER ! -i docker0 -p udp --dport {PORT} -j DNAT --to-destination {INSIDE}:{PORT}",
+                "-P FORWARD DROP",
+                "-N DOCKER",
+                "-N DOCKER-USER",
+                "-A FORWARD -j DOCKER-USER",
+                "-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A FORWARD -o docker0 -j DOCKER",
+                "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
+                "-A FORWARD -i docker0 -o docker0 -j ACCEPT",
+                f"-A DOCKER -d {INSIDE} ! -i docker0 -o docker0 -p tcp --dport {PORT} -j ACCEPT",
+                f"-A DOCKER -d {INSIDE} ! -i docker0 -o docker0 -p udp --dport {PORT} -j ACCEPT"):
+            sw.run(["iptables", "-w", *rule.split()])
+
+
+class DockerPublish(Docker):
+    publish = True
+
+
+class TrunklineMasquerade(Way, Trunkline):
+    """This project: the container on a TAP, the link an uplink with an address of the switch's own."""
+
+    def translate(self):
+        cli = self.start_daemon().cli
+        cli("bridge", "add", "br0")
+        cli("port", "add", "br0", "c0", "--type", "tap", "--netns", self.inside.name, "--ifname", "eth0",
+            "--address", f"{INSIDE}/24", "--gateway", GATEWAY)
+        cli("gateway", "add", "br0", "--address", f"{GATEWAY}/24")
+        cli("uplink", "add", "up", "--interface", "up0", "--address", f"{EXTERNAL}/24")
+        cli("nat", "masquerade", "add", "--from", "10.78.0.0/24", "--uplink", "up")
+        for proto in ("tcp", "udp"):
+            cli("nat", "publish", "add", "--uplink", "up", "--proto", proto, "--port", PORT, "--to", f"{INSIDE}:{PORT}")
+
+
+class TrunklinePublish(TrunklineMasquerade):
+    publish = True
+
+
+WAYS = {"docker-masquerade": Docker, "trunkline-masquerade": TrunklineMasquerade,
+        "docker-publish": DockerPublish, "trunkline-publish": TrunklinePublish}
+
+# test, which, beside which, at least.
+WAY_GOALS = [
+    ("tcp", "trunkline-masquerade", "docker-masquerade", 0.65),
+    ("tcp", "trunkline-publish", "docker-publish", 0.65),
+]
