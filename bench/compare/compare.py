@@ -215,8 +215,13 @@ def main():
             if reason:
                 print(f"{name}: left out, {reason}", file=sys.stderr)
                 continue
+            try:
+                peer.start()
+            except RuntimeError as e:
+                print(f"{name}: left out, {e}", file=sys.stderr)
+                peer.stop()
+                continue
             peers[name] = peer
-            peer.start()
             print(f"{name}: ready", file=sys.stderr, flush=True)
         values = {t: {n: [] for n in peers} for t in tests}
         cost = {t: {n: [] for n in peers} for t in tests}
