@@ -89,7 +89,7 @@ impl Stages {
         ingress(port, shard, &mut self.batch, &mut self.pool);
         let now = self.now();
         match &snapshot.l3 {
-            Some(view) if matches!(view.role(port), Role::Uplink(_)) => self.route(snapshot, port, now),
+            Some(view) if matches!(view.role(port), Role::Uplink(_) | Role::Loopback(_)) => self.route(snapshot, port, now),
             _ => self.bridge(snapshot, port, now),
         }
         self.finish(snapshot, now);

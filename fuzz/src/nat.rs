@@ -277,7 +277,7 @@ impl World {
             Toward::Inside(zone) if matches!(path, Path::Local(_)) => Path::Answer(zone),
             Toward::Inside(zone) => Path::Out(zone, UP),
             Toward::Outside(uplink) => Path::In(uplink),
-            Toward::Client(uplink) => Path::Local(uplink),
+            Toward::Client(uplink) | Toward::Host(uplink) => Path::Local(uplink),
             Toward::Worker(..) => return,
         };
         let router = if v4 { ip("198.51.100.254") } else { ip("2001:db8:ffff::1") };

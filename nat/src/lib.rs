@@ -25,6 +25,7 @@
 //!   [`Path::Answer`].
 //! - An ICMP error that the caller makes about a packet which was translated already goes through the translation
 //!   as if a router behind it had sent it: for a packet toward the outside [`Path::In`], else [`Path::Out`].
+//! - Where the host's own stack shares an uplink's address, what it sends to that is [`Path::Local`].
 //! - After a translation the packet is routed by the destination it has then.
 //!
 //! # When rules change

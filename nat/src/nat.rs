@@ -24,6 +24,8 @@ pub enum Toward {
     /// An answer to somebody who appeared as the gateway: to a host inside or, on a shared uplink, to the host
     /// itself. Its destination address tells.
     Client(Uplink),
+    /// To the host's own stack, which has the address too: see [`Nat::set_hosts`].
+    Host(Uplink),
     /// Nowhere yet: hand it to [`Nat::process`] of this worker with this path. For a hairpinned packet
     /// (RFC 4787 REQ-9) it is [`Path::Hairpin`], for fragments the path they came with. Order must be kept.
     /// Only between workers; on one it is done already.
@@ -54,6 +56,8 @@ pub struct Nat {
     /// The next entry to hold against changed rules.
     purge: usize,
     pub(crate) stats: NatStats,
+    /// Uplinks whose addresses the host has too.
+    hosts: Vec<Uplink>,
     /// What a batch has found out before its first packet is decided on.
     ahead: Vec<Ahead>,
     pub(crate) random: u64,
@@ -79,6 +83,7 @@ impl Nat {
             version: 0,
             purge: usize::MAX,
             stats: NatStats::default(),
+            hosts: Vec::new(),
             ahead: Vec::with_capacity(BATCH),
             random: 0x9e37_79b9_7f4a_7c15,
         }
@@ -118,6 +123,12 @@ impl Nat {
             self.rules.gateways = numbered;
             self.rules_changed();
         }
+    }
+
+    /// Says on which uplinks the host's own stack has our addresses too. What hosts inside send there from a
+    /// mapping, and nobody inside is meant by, is for it; it answers by [`Path::Local`].
+    pub fn set_hosts(&mut self, uplinks: &[Uplink]) {
+        self.hosts = uplinks.to_vec();
     }
 
     fn rules_changed(&mut self) {
@@ -305,7 +316,11 @@ impl Nat {
             Some(at) => at,
             None => match self.straight_back(path, seen) {
                 Some(toward) => return Ok(toward),
-                None => self.open(now, path, seen, segment.as_ref())?,
+                None => match (self.open(now, path, seen, segment.as_ref()), self.for_host(path, seen)) {
+                    (Ok(at), _) => at,
+                    (Err(DropReason::NatUnsolicited), Some(toward)) => return Ok(toward),
+                    (Err(reason), _) => return Err(reason),
+                },
             },
         };
         let conn = &mut self.table.conns[at as usize];
@@ -396,6 +411,13 @@ impl Nat {
         }
         let worker = self.target(uplink, seen.ip.proto, Outside(seen.remote));
         Some(Toward::Worker(worker, Path::Hairpin(uplink)))
+    }
+
+    /// The host itself, if it may be meant by what nobody inside is meant by.
+    pub(crate) fn for_host(&self, path: Path, seen: &Seen) -> Option<Toward> {
+        let Path::Hairpin(uplink) = path else { return None };
+        let shared = self.hosts.contains(&uplink) && self.rules.is_external(uplink, seen.remote.addr);
+        shared.then_some(Toward::Host(uplink))
     }
 
     fn toward(&self, side: Side, at: u32) -> Toward {

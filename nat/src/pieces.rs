@@ -83,7 +83,10 @@ impl Nat {
                 (seen.near.port, seen.remote.port) = (near, remote);
                 match self.lookup(now, path, &seen, NIL) {
                     Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
-                    None => self.straight_back(path, &seen).ok_or(DropReason::NatFragmentLost),
+                    None => self
+                        .straight_back(path, &seen)
+                        .or_else(|| self.for_host(path, &seen))
+                        .ok_or(DropReason::NatFragmentLost),
                 }
             }
         };

@@ -194,3 +194,33 @@ fn filtering_is_per_rule_and_the_gateway_is_not_for_mappings() {
     let own = udp("192.0.2.10:7", "192.0.2.10:5000", b"");
     assert_eq!(w.send(LOCAL, &own), Err(DropReason::NatUnsolicited));
 }
+
+#[test]
+fn hosts_inside_reach_the_services_of_the_host_itself() {
+    let mut w = World::usual();
+    let syn = tcp("10.77.0.9:4000", "192.0.2.10:22", Seg::new(SYN, 5, 0));
+    assert_eq!(w.out(&syn), Err(DropReason::NatUnsolicited), "the address is ours alone");
+    w.nat.set_hosts(&[UP]);
+    let (there, to) = toward(&mut w, OUT, &syn);
+    assert_eq!((ends(&there), to), ((addr("192.0.2.10:4000"), addr("192.0.2.10:22")), Toward::Host(UP)));
+    let (back, to) =
+        toward(&mut w, LOCAL, &tcp("192.0.2.10:22", "192.0.2.10:4000", Seg::new(SYN | ACK, 9, 6)));
+    assert_eq!((ends(&back), to), ((addr("192.0.2.10:22"), addr("10.77.0.9:4000")), Toward::Inside(ZONE)));
+    let (more, to) = toward(&mut w, OUT, &tcp("10.77.0.9:4000", "192.0.2.10:22", Seg::new(ACK, 6, 10)));
+    assert_eq!((ends(&more).0, to), (addr("192.0.2.10:4000"), Toward::Host(UP)));
+    assert_eq!(w.nat.connections(w.now).count(), 1);
+    // What is published is still for whom it is published to, and nobody else comes in so.
+    let (there, _) = toward(&mut w, OUT, &tcp("10.77.0.9:4000", "192.0.2.10:8080", Seg::new(SYN, 5, 0)));
+    assert_eq!(dst(&there), addr("10.77.0.2:80"));
+    assert_eq!(
+        w.back(&tcp("198.51.100.7:9", "192.0.2.10:22", Seg::new(SYN, 5, 0))),
+        Err(DropReason::NatUnsolicited)
+    );
+    // In fragments, and refused.
+    let whole = udp("10.77.0.9:4000", "192.0.2.10:99", &[3; 3000]);
+    let got: Vec<_> = fragments(&whole, 1000).iter().rev().flat_map(|p| w.all(OUT, p).sent).collect();
+    assert!(got.len() == 4 && got.iter().all(|(_, to)| *to == Toward::Host(UP)));
+    let arrived = reassemble(&got.iter().map(|(p, _)| p.to_vec()).collect::<Vec<_>>());
+    let error = w.send(LOCAL, &too_big("192.0.2.10", "192.0.2.10", &arrived, 60)).unwrap();
+    assert_eq!(dst(&error).ip(), ip("10.77.0.9"));
+}

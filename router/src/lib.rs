@@ -48,6 +48,7 @@ mod transmit;
 
 pub use iface::{Iface, IfaceId, Kind, Zone, link_local};
 pub use neighbour::{Limits, Neighbour, NeighbourState, Neighbours};
+pub use receive::destination_of;
 pub use router::{Received, Router, Sink};
 pub use service::Services;
 pub use tables::{Hop, Route, TableError, Tables};

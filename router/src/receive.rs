@@ -35,6 +35,11 @@ pub(crate) fn source(head: &[u8], ip: &Headers) -> IpAddr {
     address(head, ip, 12, 8)
 }
 
+/// Where an IP packet goes to; `None` when it is none.
+pub fn destination_of(packet: &Packet) -> Option<IpAddr> {
+    Headers::parse(packet).map(|ip| destination(packet.head(), &ip))
+}
+
 /// The destination address of an IP packet.
 #[inline]
 pub(crate) fn destination(head: &[u8], ip: &Headers) -> IpAddr {

@@ -15,6 +15,9 @@ pub struct L3Config {
     pub gateways: Vec<Gateway>,
     /// Ways to the world.
     pub uplinks: Vec<Uplink>,
+    /// Of shared uplinks: a port on the host's loopback ([`crate::Engine::add_l3_port`]), by which its own stack and
+    /// the hosts inside talk under the shared addresses. Without, they cannot.
+    pub loopbacks: Vec<(PortId, trunkline_nat::Uplink)>,
     /// Routes besides those of the interfaces' own networks.
     pub routes: Vec<Route>,
     /// Rules of translation; of masquerades the first that fits counts.
@@ -92,7 +95,7 @@ pub enum L3Error {
     Dhcp(PortId, dhcp::ConfigError),
     /// A gateway's port is in no bridge, or has descriptors or a tunnel.
     NotGateway(PortId),
-    /// An uplink's port was not made by [`crate::Engine::add_l3_port`].
+    /// An uplink's or loopback's port was not made by [`crate::Engine::add_l3_port`].
     NotUplink(PortId),
     /// Two uplinks of one number.
     UplinkTwice(trunkline_nat::Uplink),

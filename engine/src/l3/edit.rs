@@ -130,6 +130,7 @@ impl Engine {
         let mut config = state.l3.config.clone();
         config.gateways.retain(|g| g.port != port);
         config.uplinks.retain(|u| u.port != port);
+        config.loopbacks.retain(|l| l.0 != port);
         config.routes.retain(|r| r.port != port);
         state.l3.statics.retain(|s| s.port != port);
         // With less of what was fine nothing new can be wrong.
@@ -165,7 +166,11 @@ impl Engine {
                 return Err(L3Error::UplinkTwice(u.uplink));
             }
         }
-        Ok(statics)
+        let mut outside = |port: PortId| state.port(port).is_some_and(|p| p.bridge.is_none());
+        match config.loopbacks.iter().find(|l| !outside(l.0)) {
+            Some((port, _)) => Err(L3Error::NotUplink(*port)),
+            None => Ok(statics),
+        }
     }
 
     /// Makes what the workers run on.
@@ -206,6 +211,9 @@ impl Engine {
         for u in &config.uplinks {
             roles[u.port.index()] = Role::Uplink(u.uplink);
         }
+        for (port, uplink) in &config.loopbacks {
+            roles[port.index()] = Role::Loopback(*uplink);
+        }
         let own = config.gateways.iter().flat_map(|g| g.addresses.iter().map(|a| (g.zone, *a)));
         let gateways = own.filter_map(|(zone, net)| {
             let network = Prefix::new(net.addr(), net.prefix_len())?;
@@ -225,6 +233,7 @@ impl Engine {
             tables: Arc::new(tables),
             roles,
             uplinks: config.uplinks.iter().map(|u| (u.uplink, IfaceId(u.port.0))).collect(),
+            loopbacks: config.loopbacks.clone(),
             rules: config.nat.clone(),
             gateways: gateways.collect(),
             ct,

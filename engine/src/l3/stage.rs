@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use trunkline_nat::{ConnFilter, ConnInfo, Nat, Path, RuleCounters, RuleId, Toward};
 use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId};
-use trunkline_router::{IfaceId, Neighbours, Received, Router, Sink, Zone};
+use trunkline_router::{IfaceId, Neighbours, Received, Router, Sink, Zone, destination_of};
 
 use super::view::{L3View, Role};
 use super::{L3Stats, Links};
@@ -202,6 +202,8 @@ impl L3 {
             // The engine has tried them before.
             tracing::error!(rule = id.0, %error, "a rule is not taken up");
         }
+        let hosts: Vec<_> = view.loopbacks.iter().map(|l| l.1).collect();
+        self.nat.set_hosts(&hosts);
     }
 
     /// Milliseconds until something is due; `None` for a second and more.
@@ -253,7 +255,15 @@ impl L3 {
         self.now = self.millis();
         self.links.reclaim(out.pool);
         let at = IfaceId(port.0);
+        let loopback = match self.view.role(port) {
+            Role::Loopback(uplink) => Some(uplink),
+            _ => None,
+        };
         for packet in batch.drain(..) {
+            if let Some(uplink) = loopback {
+                self.send_to_owner(at, Path::Local(uplink), packet, out);
+                continue;
+            }
             let received = with_router!(self, out, |router, now, pool, ways| router
                 .receive(now, at, packet, pool, ways));
             self.go_on(at, received, false, out);
@@ -368,6 +378,10 @@ impl L3 {
                     });
                     continue;
                 }
+                Toward::Host(uplink) => self.to_host(uplink, packet, out),
+                Toward::Client(uplink) if self.is_for_host(uplink, &packet) => {
+                    self.to_host(uplink, packet, out)
+                }
                 Toward::Outside(uplink) | Toward::Client(uplink) => match self.view.uplink(uplink) {
                     None => self.lose(at, packet, DropReason::RouterNoRoute, out),
                     Some(iface) => with_router!(self, out, |router, now, pool, ways| {
@@ -395,6 +409,27 @@ impl L3 {
             }
         }
         self.scratch.refused = refused;
+    }
+
+    /// Whether the packet is addressed to the host that shares the uplink's addresses.
+    fn is_for_host(&self, uplink: trunkline_nat::Uplink, packet: &Packet) -> bool {
+        let iface = self.view.loopback(uplink).and(self.view.uplink(uplink));
+        let Some(iface) = iface.and_then(|id| self.view.tables.iface(id)) else { return false };
+        destination_of(packet).is_some_and(|dst| iface.owns(dst))
+    }
+
+    /// To the host's own stack, by its loopback.
+    fn to_host(&mut self, uplink: trunkline_nat::Uplink, mut packet: Packet, out: &mut Out<'_>) {
+        let Some(port) = self.view.loopback(uplink).filter(|port| out.snapshot.port(*port).is_some()) else {
+            let at = self.view.uplink(uplink).unwrap_or(IfaceId(u16::MAX));
+            return self.lose(at, packet, DropReason::RouterNoRoute, out);
+        };
+        // The loopback's own MAC address, both ways.
+        if let Some(macs) = packet.head_mut().first_chunk_mut::<12>() {
+            *macs = [0; 12];
+        }
+        packet.meta_mut().vlan = None;
+        out.egress.push(port, packet);
     }
 
     /// By which interface packets of a path came in, as far as the path tells: packets that crossed may be of

@@ -15,6 +15,8 @@ pub(crate) enum Role {
     Gateway(trunkline_nat::Zone),
     /// An uplink.
     Uplink(trunkline_nat::Uplink),
+    /// The host's loopback, for an uplink that it shares.
+    Loopback(trunkline_nat::Uplink),
 }
 
 /// One version of the configuration.
@@ -26,6 +28,7 @@ pub(crate) struct L3View {
     /// By [`PortId::index`].
     pub(crate) roles: Vec<Role>,
     pub(crate) uplinks: Vec<(trunkline_nat::Uplink, IfaceId)>,
+    pub(crate) loopbacks: Vec<(PortId, trunkline_nat::Uplink)>,
     pub(crate) rules: Vec<(RuleId, Rule)>,
     pub(crate) gateways: Vec<trunkline_nat::Gateway>,
     /// Of one worker.
@@ -40,6 +43,7 @@ impl L3View {
             tables: Arc::default(),
             roles: Vec::new(),
             uplinks: Vec::new(),
+            loopbacks: Vec::new(),
             rules: Vec::new(),
             gateways: Vec::new(),
             ct: trunkline_nat::Config::default(),
@@ -54,6 +58,11 @@ impl L3View {
     #[inline]
     pub(crate) fn is_gateway(&self, port: PortId) -> bool {
         matches!(self.role(port), Role::Gateway(_))
+    }
+
+    /// The loopback of a shared uplink.
+    pub(crate) fn loopback(&self, uplink: trunkline_nat::Uplink) -> Option<PortId> {
+        self.loopbacks.iter().find(|l| l.1 == uplink).map(|l| l.0)
     }
 
     /// The interface of an uplink.

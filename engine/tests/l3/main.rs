@@ -5,6 +5,7 @@ mod memory;
 
 mod errors;
 mod kit;
+mod loopback;
 mod rules;
 mod traffic;
 mod workers;
