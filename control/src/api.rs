@@ -7,8 +7,8 @@ mod bridges;
 mod daemon;
 mod edits;
 mod extract;
-mod mesh;
 mod l3;
+mod mesh;
 mod objects;
 mod ports;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The routes over a real socket, on a world that is a fake.
 
+mod meshes;
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -364,11 +366,11 @@ async fn the_documentation_is_true() {
         .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')?.split_once(' '))
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
-    assert_eq!(documented.len(), 23, "one for each method of each route");
+    assert_eq!(documented.len(), 31, "one for each method of each route");
     for (method, path) in &documented {
         let path =
             path.replace("{name}", "nope").replace("{vlan}", "1").replace("{mac}", "02:00:00:00:00:01");
-        let path = path.replace("{port}", "nope");
+        let path = path.replace("{port}", "nope").replace("{address}", "192.0.2.1");
         if path == "/v1/watch" {
             continue;
         }

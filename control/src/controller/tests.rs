@@ -1,5 +1,7 @@
 //! All or nothing, on a world that fails on purpose.
 
+mod meshes;
+
 use super::*;
 use crate::model::{BridgeSpec, PortKind, PortSpec, PortState, StaticFdb, TapSpec};
 use crate::reconcile::fake::{FakeWorld, State, controller};

@@ -1,5 +1,7 @@
 //! The daemon's parts together, on a real kernel: interfaces made, changed, lost, taken over. Needs root.
 
+mod tunnels;
+
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};

@@ -355,15 +355,17 @@ pub(super) fn meshes(desired: &Desired) -> Result<()> {
                 return Err(Error::invalid(format!("mesh {name} cannot stand beside mesh {other}"))
                     .hint("give one of the two another name"));
             }
-            let shared = spec.peers.iter().find(|p| {
-                before.peers.contains(p) && ![spec.tunnel.local, before.tunnel.local].contains(&Some(**p))
-            });
-            if let Some(&peer) = shared
-                && spec.peers.iter().filter(|p| before.peers.contains(p)).count() > 1
-                && overlap(&spec.member(name, peer, &[]), &before.member(other, peer, &[]))?
+            // One host in both is where two sites meet; two hosts in both are a loop.
+            let local = [spec.tunnel.local, before.tunnel.local];
+            let mut shared: Vec<_> =
+                spec.peers.iter().filter(|p| before.peers.contains(p)).copied().collect();
+            shared.sort_unstable_by_key(|p| (local.contains(&Some(*p)), *p));
+            if let [one, .., another] = shared.as_slice()
+                && overlap(&spec.member(name, *one, &[]), &before.member(other, *one, &[]))?
             {
                 return Err(Error::invalid(format!(
-                    "meshes {other} and {name} both connect bridge {} with {peer}: frames would go round",
+                    "meshes {other} and {name} both connect bridge {} with {one} and {another}: \
+                     frames would go round",
                     spec.bridge
                 ))
                 .hint("use one mesh, two bridges, or VLANs that are not the same"));
@@ -509,3 +511,6 @@ pub(crate) fn endpoint(port: PortId, kind: Kind, t: &TunnelSpec, spec: &PortSpec
         ..default
     })
 }
+
+#[cfg(test)]
+mod tests;
