@@ -30,6 +30,7 @@
 
 mod arp;
 mod build;
+mod cache;
 pub mod dhcp;
 mod errors;
 mod held;

@@ -475,7 +475,7 @@ impl Neighbours {
     }
 
     fn window(&self, iface: IfaceId, addr: u128) -> impl Iterator<Item = usize> + use<> {
-        let start = self.hash.hash_one((iface.0, addr)) as usize;
+        let start = self.hash.hash_one(addr ^ u128::from(iface.0) << 112) as usize;
         let mask = self.slots.len() - 1;
         (0..WINDOW).map(move |i| (start + i) & mask)
     }

@@ -71,10 +71,16 @@ pub(crate) fn ttl(head: &[u8], ip: &Headers) -> u8 {
     head.get(at).copied().unwrap_or_default()
 }
 
+/// Whether an untagged frame, or a segment of it, is larger than an MTU.
+#[inline]
+pub(crate) fn exceeds(packet: &Packet, mtu: u16) -> bool {
+    packet.len() > ETH_HLEN + usize::from(mtu) && segment::l3_segment_len(packet) > usize::from(mtu)
+}
+
 /// Whether a packet is larger than an MTU and must not be fragmented.
 #[inline]
 pub(crate) fn is_too_big(packet: &Packet, ip: &Headers, mtu: u16) -> bool {
-    segment::l3_segment_len(packet) > usize::from(mtu)
+    exceeds(packet, mtu)
         && (ip.version == IpVersion::V6
             || read16(packet.head(), usize::from(ip.l3) + 6).unwrap_or(DF) & DF != 0)
 }
@@ -160,7 +166,7 @@ impl<'a, S: Sink> Run<'a, S> {
     }
 
     #[inline]
-    fn judge_v4(&self, iface: &Iface, head: &[u8], ip: &Headers, group: bool) -> Verdict {
+    fn judge_v4(&mut self, iface: &Iface, head: &[u8], ip: &Headers, group: bool) -> Verdict {
         if !ipv4_header_ok(head, ip) {
             return Verdict::Drop(DropReason::RouterChecksum);
         }
@@ -183,7 +189,7 @@ impl<'a, S: Sink> Run<'a, S> {
     }
 
     #[inline]
-    fn judge_v6(&self, iface: &Iface, head: &[u8], ip: &Headers, group: bool) -> Verdict {
+    fn judge_v6(&mut self, iface: &Iface, head: &[u8], ip: &Headers, group: bool) -> Verdict {
         let (src, dst) = (source(head, ip), destination(head, ip));
         let (IpAddr::V6(from), IpAddr::V6(to)) = (src, dst) else {
             return Verdict::Drop(DropReason::RouterMalformed);
@@ -228,11 +234,11 @@ impl<'a, S: Sink> Run<'a, S> {
 
     /// To one host.
     #[inline]
-    fn judge(&self, iface: &Iface, head: &[u8], ip: &Headers, dst: IpAddr, group: bool) -> Verdict {
+    fn judge(&mut self, iface: &Iface, head: &[u8], ip: &Headers, dst: IpAddr, group: bool) -> Verdict {
         let zone = match iface.kind {
             Kind::Gateway { zone, .. } => zone,
             Kind::Uplink { shared } => {
-                let target = self.tables.outside(iface.id, dst);
+                let target = self.beyond(iface.id, dst);
                 return match target {
                     Some(Target::Broadcast(_)) => Verdict::Ignore,
                     _ if group => Verdict::Drop(DropReason::RouterBroadcast),
@@ -241,7 +247,7 @@ impl<'a, S: Sink> Run<'a, S> {
                 };
             }
         };
-        let target = self.tables.reached(zone, dst);
+        let target = self.reached(zone, dst);
         if let Some(Target::Broadcast(at)) = target {
             let ours = at == iface.id && iface.services.dhcp.is_some();
             return match ours {

@@ -1,9 +1,11 @@
 //! The router of one worker, and what it asks of its caller.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use trunkline_packet::{Batch, DropReason, Packet, Pool};
 
+use crate::cache::{Cache, Scope};
 use crate::held::Held;
 use crate::iface::{IfaceId, Zone};
 use crate::limit::Bucket;
@@ -59,7 +61,7 @@ pub(crate) enum Exit {
 
 impl Exit {
     #[inline]
-    pub(crate) fn of(target: Option<Target>, addr: std::net::IpAddr) -> Exit {
+    pub(crate) fn of(target: Option<Target>, addr: IpAddr) -> Exit {
         match target {
             Some(Target::Link(iface)) => Exit::Hop(Hop { iface, next: addr }),
             Some(Target::Via(iface, next)) => Exit::Hop(Hop { iface, next }),
@@ -89,6 +91,7 @@ pub(crate) struct State {
     /// When they are to be looked at anyway.
     pub(crate) oldest: u64,
     pub(crate) parts: Batch,
+    cache: Cache,
     /// Whether it announces addresses and advertises: one worker does.
     leader: bool,
 }
@@ -119,6 +122,7 @@ impl Router {
             generation: 0,
             oldest: u64::MAX,
             parts: Batch::with_capacity(64),
+            cache: Cache::new(),
             leader,
         };
         Router { tables: Arc::default(), state }
@@ -147,6 +151,7 @@ impl Router {
         });
         let limits: Vec<Limited> = limits.collect();
         self.state.limits = limits;
+        self.state.cache.clear();
         self.state.generation = self.state.neighbours.generation().wrapping_sub(1);
         self.tables = tables;
     }
@@ -303,6 +308,27 @@ impl Router {
 }
 
 impl<S: Sink> Run<'_, S> {
+    /// See [`Tables::reached`].
+    #[inline]
+    pub(crate) fn reached(&mut self, zone: Zone, addr: IpAddr) -> Option<Target> {
+        let tables = self.tables;
+        self.state.cache.get(Scope::Zone(zone.0), addr, || tables.reached(zone, addr))
+    }
+
+    /// See [`Tables::inside`].
+    #[inline]
+    pub(crate) fn within(&mut self, zone: Zone, addr: IpAddr) -> Option<Target> {
+        let tables = self.tables;
+        self.state.cache.get(Scope::Inside(zone.0), addr, || tables.inside(zone, addr))
+    }
+
+    /// See [`Tables::outside`].
+    #[inline]
+    pub(crate) fn beyond(&mut self, uplink: IfaceId, addr: IpAddr) -> Option<Target> {
+        let tables = self.tables;
+        self.state.cache.get(Scope::Uplink(uplink.0), addr, || tables.outside(uplink, addr))
+    }
+
     #[inline]
     pub(crate) fn lose(&mut self, iface: IfaceId, packet: Packet, reason: DropReason) {
         self.sink.dropped(iface, reason);

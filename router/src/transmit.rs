@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use trunkline_packet::checksum;
 use trunkline_packet::headers::{Headers, IpVersion, read16, write16};
 use trunkline_packet::icmp::Problem;
-use trunkline_packet::{DropReason, MacAddr, Packet, fragment_v4, segment};
+use trunkline_packet::{DropReason, MacAddr, Packet, fragment_v4};
 
 use crate::build;
 use crate::held::{PATIENCE, Waiting};
 use crate::iface::{Iface, IfaceId, Zone};
 use crate::neighbour::{Lookup, Request};
-use crate::receive::{destination, is_too_big, source, ttl};
+use crate::receive::{destination, exceeds, is_too_big, source, ttl};
 use crate::router::{Exit, Run, Sink};
 use crate::tables::Hop;
 
@@ -27,7 +27,7 @@ impl<'a, S: Sink> Run<'a, S> {
             return self.lose(any(), packet, DropReason::RouterNoRoute);
         };
         let dst = destination(packet.head(), &ip);
-        match Exit::of(self.tables.inside(zone, dst), dst) {
+        match Exit::of(self.within(zone, dst), dst) {
             Exit::Hop(hop) => self.forward(hop, packet, &ip, false),
             Exit::Ours(iface) => self.local(iface, packet),
             Exit::Broadcast => self.lose(any(), packet, DropReason::RouterBroadcast),
@@ -57,7 +57,7 @@ impl<'a, S: Sink> Run<'a, S> {
             return self.lose(uplink, packet, DropReason::RouterNoRoute);
         };
         let dst = destination(packet.head(), &ip);
-        let mut exit = Exit::of(self.tables.outside(uplink, dst), dst);
+        let mut exit = Exit::of(self.beyond(uplink, dst), dst);
         // The host's network knows the host's addresses only; IPv6 may be routed to us (see `nd_proxy`).
         if iface.is_shared() && dst.is_ipv4() && !iface.owns(source(packet.head(), &ip)) {
             exit = Exit::Nowhere;
@@ -100,7 +100,7 @@ impl<'a, S: Sink> Run<'a, S> {
             }
             decrement(packet.head_mut(), ip);
         }
-        if segment::l3_segment_len(&packet) > usize::from(iface.mtu) {
+        if exceeds(&packet, iface.mtu) {
             return self.too_big(iface, hop, packet, ip, own);
         }
         self.hand_over(iface, hop, packet, own);
