@@ -89,7 +89,8 @@ impl Daemon {
         let engine = EngineConfig { workers: config.workers, pin: config.pin, spin_us: config.spin_us };
         let engine = Arc::new(Engine::start(engine).map_err(|e| failed("cannot start the data path", &e))?);
         let (notices, noticed) = mpsc::channel();
-        let world = KernelWorld::new(engine.clone(), run_dir.clone(), launch, notices.clone())?;
+        let mut world = KernelWorld::new(engine.clone(), run_dir.clone(), launch, notices.clone())?;
+        world.keep_leases_in(state_dir.clone());
         let persist = Box::new(move |desired: &_| store.save(desired));
         let (controller, actor) = Controller::start(Box::new(world), desired, persist)?;
 

@@ -18,6 +18,7 @@ use trunkline_ports::netns::Netns;
 
 use crate::{Error, ErrorKind, Result};
 
+pub(crate) mod host;
 #[cfg(test)]
 mod tests;
 

@@ -14,6 +14,7 @@ use crate::validate::vlan_mode;
 use crate::{Error, Result};
 
 mod adopted;
+mod ct;
 mod devices;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -21,10 +22,14 @@ pub(crate) mod fake;
 mod fake_l3;
 mod kernel_l3;
 pub(crate) mod l3;
+mod l3config;
+mod leases;
 mod mtu;
 mod observe;
+mod observe_l3;
 mod tap;
 mod tunnels;
+mod uplinks;
 mod world;
 
 pub use l3::L3World;
@@ -115,6 +120,8 @@ pub enum Notice {
     Engine(trunkline_engine::EngineEvent),
     /// The keeper process is gone.
     KeeperGone,
+    /// Links, addresses, routes or neighbours of the host changed, or it is time to look.
+    HostNetwork,
 }
 
 /// Whether changing `old` into `new` takes another interface; if not, it is done on the running one.

@@ -14,7 +14,6 @@ use super::tap::{DEFAULT_MTU, TapDevice, Wish, why_gone};
 use super::world::{Device, KernelWorld, Port};
 use crate::model::{OffloadMode, PortKind, PortSpec, ReplaySpec};
 use crate::net::explain;
-use crate::validate::port_config;
 use crate::{Error, ErrorKind, Result};
 
 impl KernelWorld {
@@ -93,7 +92,7 @@ impl KernelWorld {
 
     /// Starts the flow of frames.
     pub(super) fn attach(&self, id: PortId, spec: &PortSpec, device: &Device, io: PortIo) -> Result<()> {
-        self.engine.update_port(id, port_config(spec)?, device.mtu());
+        self.engine.update_port(id, self.l3.role(spec)?, device.mtu());
         self.connect(id, spec, io)
     }
 
@@ -205,7 +204,7 @@ impl KernelWorld {
             Ok(changed) => {
                 let before = port.trouble.take();
                 port.trouble = adopted.trouble();
-                if changed && let Ok(config) = port_config(&port.spec) {
+                if changed && let Ok(config) = self.l3.role(&port.spec) {
                     self.engine.update_port(port.id, config, adopted.mtu);
                 }
                 changed || before != port.trouble

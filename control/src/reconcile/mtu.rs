@@ -3,7 +3,6 @@
 
 use super::tap::DEFAULT_MTU;
 use super::world::{Device, KernelWorld};
-use crate::validate::port_config;
 
 impl KernelWorld {
     /// The MTU of interfaces on a bridge for which none is given, and the tunnel that makes it so. It is never
@@ -36,7 +35,7 @@ impl KernelWorld {
             match tap.set_default_mtu(&port.spec, mtu) {
                 Ok(false) => {}
                 Ok(true) => {
-                    if let Ok(config) = port_config(&port.spec) {
+                    if let Ok(config) = self.l3.role(&port.spec) {
                         self.engine.update_port(port.id, config, mtu);
                     }
                     self.news.insert(name);

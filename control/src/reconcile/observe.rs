@@ -68,7 +68,9 @@ impl KernelWorld {
         let statics = self.statics.get(bridge).map_or(&[][..], Vec::as_slice);
         let remotes: HashMap<_, _> =
             statics.iter().filter_map(|e| Some(((e.vlan, e.mac.as_str()), e.remote?))).collect();
-        let names: HashMap<_, _> = self.ports.iter().map(|(name, p)| (p.id, name)).collect();
+        let gateways = self.l3.gateways.iter().map(|(name, id)| (*id, format!("gateway/{name}")));
+        let ports = self.ports.iter().map(|(name, p)| (p.id, name.clone()));
+        let names: HashMap<_, _> = ports.chain(gateways).collect();
         let mut entries = fdb.entries(self.engine.now(), ageing);
         entries.sort_by_key(|e| (e.vid.get(), e.mac.0));
         // A port that is being removed has no name any more.
@@ -108,7 +110,7 @@ impl KernelWorld {
 /// Stands for a port where there is none: no port can be called this.
 const UNDERLAY: &str = "(underlay)";
 
-fn stats(name: &str, c: &PortCounters) -> PortStats {
+pub(super) fn stats(name: &str, c: &PortCounters) -> PortStats {
     let drops = DropReason::ALL.iter().map(|r| (r.name().to_owned(), c.drops[r.index()]));
     PortStats {
         name: name.to_owned(),

@@ -15,7 +15,7 @@ use super::world::{Device, KernelWorld, NO_MTU, Port};
 use crate::model::tunnel::Liveness;
 use crate::model::{PeerStatus, PortSpec, StaticFdb, TunnelSpec};
 use crate::net::explain;
-use crate::validate::{endpoint, port_config};
+use crate::validate::endpoint;
 use crate::{Error, ErrorKind, Result};
 
 /// A tunnel in force.
@@ -236,7 +236,7 @@ impl KernelWorld {
         let peers = self.engine.tunnel_peers(*id);
         let tunnel = Tunnel::look(spec, kind, before, &peers)?;
         not_ours(&tunnel)?;
-        self.engine.update_port(*id, port_config(spec)?, NO_MTU);
+        self.engine.update_port(*id, self.l3.role(spec)?, NO_MTU);
         self.set_tunnel(*id, name, spec, &tunnel, self.statics(&spec.bridge))?;
         let trouble = tunnel.trouble(&self.engine.tunnel_peers(*id));
         if let Some(port) = self.ports.get_mut(name) {

@@ -12,6 +12,7 @@ use trunkline_switch::{BridgeConfig, Fdb};
 
 use super::adopted::Adopted;
 use super::devices::identity;
+use super::kernel_l3::L3State;
 use super::observe::observe_table;
 use super::tap::{DEFAULT_MTU, TapDevice, Wish, id_of, open_netns};
 use super::tunnels::{Tunnel, is_own};
@@ -19,7 +20,6 @@ use super::{Notice, World};
 use crate::keeper::{Keeper, Kept, Launch};
 use crate::model::{BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb};
 use crate::net::explain;
-use crate::validate::port_config;
 use crate::{Error, ErrorKind, Result};
 
 /// Largest L2 payload on ports without an interface, bytes.
@@ -47,7 +47,9 @@ pub(crate) struct KernelWorld {
     pub(super) statics: BTreeMap<String, Vec<StaticFdb>>,
     /// Ports that changed on their own since the last look.
     pub(super) news: BTreeSet<String>,
-    notices: mpsc::Sender<Notice>,
+    pub(super) notices: mpsc::Sender<Notice>,
+    /// Gateways, uplinks, routes and NAT.
+    pub(super) l3: L3State,
 }
 
 /// A bridge of the engine.
@@ -120,6 +122,7 @@ impl KernelWorld {
             statics: BTreeMap::new(),
             news: BTreeSet::new(),
             notices,
+            l3: L3State::default(),
         };
         world.connect_keeper()?;
         if let Some(keeper) = &world.keeper {
@@ -215,7 +218,7 @@ impl KernelWorld {
 
     /// A slot in the engine, without a device.
     pub(super) fn slot(&mut self, spec: &PortSpec, mtu: u32) -> Result<PortId> {
-        let config = port_config(spec)?;
+        let config = self.l3.role(spec)?;
         let bridge = self.bridges.get(&spec.bridge).map(|b| b.id);
         let bridge = bridge.ok_or_else(|| Error::not_found(format!("there is no bridge {}", spec.bridge)))?;
         let full = || Error::failed("the switch has no room for another port");
@@ -350,7 +353,7 @@ impl World for KernelWorld {
             self.open_tunnel(name)
         } else {
             let mtu = port.device.as_ref().map_or(DEFAULT_MTU, Device::mtu);
-            port_config(spec).map(|config| self.engine.update_port(port.id, config, mtu))
+            self.l3.role(spec).map(|config| self.engine.update_port(port.id, config, mtu))
         };
         done.map_err(|error| {
             revert(self);
@@ -394,6 +397,7 @@ impl World for KernelWorld {
     }
 
     fn commit(&mut self) {
+        self.commit_l3();
         for (name, port) in std::mem::take(&mut self.parked) {
             self.engine.remove_port(port.id);
             // One made anew under the same name replaces it there.
@@ -435,11 +439,12 @@ impl World for KernelWorld {
 
     fn stats(&self) -> Vec<PortStats> {
         let ports = self.ports.iter().map(|(name, port)| self.observe_stats(name, port));
-        ports.chain(self.observe_underlay()).collect()
+        ports.chain(self.observe_underlay()).chain(self.stats_l3()).collect()
     }
 
     fn port_stats(&self, name: &str) -> Option<PortStats> {
-        self.ports.get(name).map(|port| self.observe_stats(name, port))
+        let port = self.ports.get(name).map(|port| self.observe_stats(name, port));
+        port.or_else(|| self.stats_l3().into_iter().find(|s| s.name == name))
     }
 
     fn workers(&self) -> u16 {
@@ -448,6 +453,11 @@ impl World for KernelWorld {
 
     fn notice(&mut self, notice: Notice) -> Vec<String> {
         match notice {
+            Notice::Engine(event) if self.uplink_event(&event) => Vec::new(),
+            Notice::HostNetwork => {
+                self.follow_host();
+                Vec::new()
+            }
             Notice::Engine(event) => {
                 let mut changed: Vec<_> = self.engine_event(event).into_iter().collect();
                 changed.extend(std::mem::take(&mut self.news));
@@ -512,7 +522,9 @@ impl World for KernelWorld {
                 keeper.close();
             }
         }
+        self.write_leases();
         self.engine.stop();
+        self.l3 = L3State::default();
         self.ports.clear();
         self.parked.clear();
         self.kept.clear();

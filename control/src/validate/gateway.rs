@@ -99,7 +99,9 @@ pub(super) fn configurable(net: &IpNet) -> Result<()> {
 
 fn dhcp(spec: &GatewaySpec) -> Result<()> {
     let ours = |addr: IpAddr| spec.addresses.iter().find(|net| net.addr() == addr);
-    let within = |addr: IpAddr| spec.addresses.iter().find(|net| net.contains(&addr));
+    // DHCP serves one network, that of the first IPv4 address.
+    let served = spec.addresses.iter().find(|net| net.addr().is_ipv4());
+    let within = |addr: IpAddr| served.filter(|net| net.contains(&addr));
     if let Some(range) = &spec.dhcp_range {
         let bad = |why: String, hint: &str| {
             Err(Error::invalid(format!("dhcp-range {range} {why}")).hint(hint.to_owned()))
@@ -109,7 +111,7 @@ fn dhcp(spec: &GatewaySpec) -> Result<()> {
         }
         let inside = "give a range inside the gateway's own network";
         let Some(net) = within(range.first) else {
-            return bad("is outside the gateway's networks".into(), inside);
+            return bad("is outside the network of the gateway's first IPv4 address".into(), inside);
         };
         if !net.contains(&range.last) {
             return bad(format!("reaches beyond {}", net.trunc()), inside);
@@ -139,7 +141,7 @@ fn dhcp(spec: &GatewaySpec) -> Result<()> {
             return bad("is of IPv6");
         }
         if within(*addr).is_none() {
-            return bad("is outside the gateway's networks");
+            return bad("is outside the network of the gateway's first IPv4 address");
         }
         if ours(*addr).is_some() {
             return bad("is the gateway's own address");
@@ -163,7 +165,7 @@ fn dhcp(spec: &GatewaySpec) -> Result<()> {
     }
     match (spec.has_dhcp(), spec.dhcp_lease.is_some(), spec.domain.is_some()) {
         (false, true, _) => Err(no_dhcp("dhcp-lease")),
-        (false, _, true) => Err(no_dhcp("domain")),
+        (false, _, true) if !spec.ra => Err(no_dhcp("domain")),
         _ => Ok(()),
     }
 }

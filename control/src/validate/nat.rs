@@ -33,12 +33,7 @@ fn check(spec: &NatSpec) -> Result<()> {
         NatKind::Static(s) => {
             host(s.inside)?;
             host(s.external)?;
-            same_family(s.inside, s.external)?;
-            if s.inside == s.external {
-                return Err(Error::invalid(format!("{} is both inside and outside", s.inside))
-                    .hint("a host that has its external address itself needs no translation"));
-            }
-            Ok(())
+            same_family(s.inside, s.external)
         }
     }
 }
@@ -180,9 +175,12 @@ fn fits(uplink: &UplinkSpec, uplink_name: &str, spec: &NatSpec) -> Result<()> {
             }
         }
         NatKind::Publish(p) => match p.external {
+            // A host that has its external address itself is reached there without translation.
+            Some(addr) if addr == p.to.addr => Ok(()),
             Some(addr) => external(uplink, uplink_name, AddrRange { first: addr, last: addr }),
             None => default_external(uplink, uplink_name, p.to.addr.is_ipv4()),
         },
+        NatKind::Static(s) if s.external == s.inside => Ok(()),
         NatKind::Static(s) => {
             if shared(uplink).is_some() {
                 return Err(Error::invalid(format!("uplink {uplink_name} shares the host's own address"))
