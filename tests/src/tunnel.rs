@@ -1,5 +1,6 @@
 //! Trunkline as one end of a tunnel.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -38,12 +39,17 @@ pub fn mtu(c: &Container) -> u32 {
 
 /// Waits for the MTU of a container's interface.
 pub fn await_mtu(lab: &Lab, c: &Container, expected: u32) {
+    await_mtu_in(lab, c, expected..=expected, Duration::from_secs(15));
+}
+
+/// Waits until the MTU of a container's interface is one of these.
+pub fn await_mtu_in(lab: &Lab, c: &Container, expected: RangeInclusive<u32>, limit: Duration) {
     let mut last = 0;
-    let set = eventually(Duration::from_secs(15), || {
+    let set = eventually(limit, || {
         last = mtu(c);
-        last == expected
+        expected.contains(&last)
     });
-    assert!(set, "MTU of {} is {last}, not {expected}; ports: {:#}", c.port, lab.json(&["port", "list"]));
+    assert!(set, "MTU of {} is {last}, not {expected:?}; ports: {:#}", c.port, lab.json(&["port", "list"]));
 }
 
 /// Drops for a reason, of all ports together: a packet that belongs to no tunnel belongs to no port.

@@ -437,13 +437,13 @@ fn changed_while_it_runs() {
     two.ok(&["port", "set", "tun", "--dst-port", "4999"]);
     ping::assert_reaches(&a.ns, b.v4);
     one.ok(&["port", "set", "tun", "--remote", &under.v4(4)]);
-    ping::assert_isolated(&a.ns, b.v4);
+    ping::assert_isolated(&b.ns, a.v4);
     assert!(tunnel::drops(&one, "unknown-remote") > 0);
     one.ok(&["port", "set", "tun", "--remote", &under.v4(2)]);
     ping::assert_reaches(&a.ns, b.v4);
     let pings = pinger.stop();
     assert!(pings.lost() == 0 && pings.duplicates == 0, "the tunnel beside it noticed: {pings:?}");
-    one.assert_conserved();
+    three.assert_conserved();
 }
 
 /// BFD on a single tunnel, asked for.
