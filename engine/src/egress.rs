@@ -71,6 +71,26 @@ impl EgressQueues {
         Some(port)
     }
 
+    /// Has a tunnel that goes over an uplink encapsulate something. The outer frames are to be taken from
+    /// [`EgressQueues::outer`].
+    pub(crate) fn encapsulate(
+        &mut self,
+        snapshot: &Snapshot,
+        port: PortId,
+        at: (usize, u32),
+        pool: &mut Pool,
+        work: impl FnOnce(&mut Encapsulate<'_>),
+    ) {
+        let Some(view) = snapshot.port(port) else { return };
+        let Some(tunnel) = view.tunnel() else { return };
+        work(&mut Encapsulate::new(snapshot, view, tunnel, at, pool, &mut self.tunnels));
+    }
+
+    /// Frames that [`EgressQueues::encapsulate`] has made.
+    pub(crate) fn outer(&mut self) -> &mut Batch {
+        &mut self.tunnels.datagrams
+    }
+
     /// Whether errors about what was sent wait for [`EgressQueues::queue_replies`].
     pub(crate) fn has_replies(&self) -> bool {
         !self.tunnels.replies.is_empty()
@@ -96,9 +116,8 @@ impl EgressQueues {
                     Egress { shard, view, queues, pool, ready, segments }.send_all(batch, worker);
                 }
                 Backend::Tunnel(tunnel) => {
-                    let ageing = snapshot.bridge_of(view).map_or(0, |bridge| bridge.config().ageing);
-                    let scratch = &mut self.tunnels;
-                    Encapsulate { view: tunnel, shard, now, ageing, pool, scratch }.send_all(batch);
+                    let at = (worker, now);
+                    Encapsulate::new(snapshot, view, tunnel, at, pool, &mut self.tunnels).send_all(batch);
                 }
             }
         }

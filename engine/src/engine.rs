@@ -13,14 +13,13 @@ use parking_lot::Mutex;
 use trunkline_packet::PortId;
 use trunkline_ports::{RxQueue, TxCaps, TxQueue};
 use trunkline_switch::{Bridge, BridgeConfig, Fdb, PortConfig};
-use trunkline_tunnel::Tunnels;
 
 use crate::counters::Shards;
 use crate::l3::L3State;
 use crate::snapshot::{Backend, PortView, Queues, Snapshot};
 use crate::stages::Stages;
 use crate::tunnel::liveness::Liveness;
-use crate::tunnel::setup::TunnelState;
+use crate::tunnel::setup::{TunnelState, TunnelTables};
 use crate::tunnel::sockets::Sockets;
 use crate::worker::{self, Command, Handle, Setup, Source};
 use crate::{KernelSockets, OpenSockets, PortCounters};
@@ -112,8 +111,7 @@ pub(crate) struct State {
     /// Receive queues and sockets owned by each worker.
     pub(crate) load: Vec<usize>,
     pub(crate) sockets: Sockets,
-    /// All tunnels over kernel sockets.
-    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) tunnels: TunnelTables,
     pub(crate) l3: L3State,
 }
 
@@ -164,7 +162,7 @@ impl Engine {
         let (sender, events): (Sender<EngineEvent>, _) = crossbeam::channel::unbounded();
         let (gravedigger, graveyard) = crossbeam::channel::unbounded();
         let underlay = Shards::new(count);
-        let liveness = Liveness::new(sender.clone(), Arc::clone(&snapshot), Arc::clone(&opener), clock);
+        let mut liveness = Liveness::new(sender.clone(), Arc::clone(&snapshot), Arc::clone(&opener), clock);
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
             let cpu = cpus.iter().rev().cycle().nth(index).filter(|_| config.pin);
@@ -187,9 +185,10 @@ impl Engine {
             retired: Vec::new(),
             load: vec![0; count],
             sockets: Sockets::new(opener),
-            tunnels: Arc::default(),
+            tunnels: TunnelTables::default(),
             l3: L3State::default(),
         });
+        liveness.courier = workers.first().map(|worker| worker.lock().courier());
         let liveness = Mutex::new(liveness);
         Ok(Engine { state, snapshot, workers, events, graveyard, clock, underlay, liveness })
     }
@@ -459,6 +458,11 @@ impl State {
         self.ports.get_mut(id.index())?.as_mut()
     }
 
+    /// Whether a port is one of the network layer's, in no bridge.
+    pub(crate) fn is_l3_port(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).and_then(|p| p.as_ref()).is_some_and(|p| p.bridge.is_none())
+    }
+
     /// Seconds that addresses learned on the bridge of a port are good for.
     pub(crate) fn ageing_of(&self, port: PortId) -> u32 {
         let bridge = self.ports.get(port.index()).and_then(|p| p.as_ref()).and_then(|p| p.bridge);
@@ -486,9 +490,16 @@ impl State {
             Some(Arc::new(Bridge::new(b.config.clone(), Arc::clone(&b.fdb), ports)))
         });
         let ports = self.ports.iter().map(|p| p.as_ref().map(|p| p.view.clone()));
-        let tunnels = Arc::clone(&self.tunnels);
+        let (tunnels, uplinks) = (Arc::clone(&self.tunnels.sockets), self.tunnels.uplinks.clone());
         let l3 = self.l3.view();
-        Snapshot { epoch: self.epoch, ports: ports.collect(), bridges: bridges.collect(), tunnels, l3 }
+        Snapshot {
+            epoch: self.epoch,
+            ports: ports.collect(),
+            bridges: bridges.collect(),
+            tunnels,
+            uplinks,
+            l3,
+        }
     }
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use trunkline_packet::PortId;
 use trunkline_ports::{TxCaps, TxQueue};
+use trunkline_router::{Iface, IfaceId};
 use trunkline_switch::Bridge;
 use trunkline_tunnel::Tunnels;
 
 use crate::counters::Shards;
 use crate::l3::L3View;
 use crate::tunnel::sockets::SocketId;
-use crate::tunnel::view::TunnelView;
+use crate::tunnel::view::{Carrier, TunnelView};
 
 /// One version of the configuration, numbered.
 #[derive(Default)]
@@ -23,6 +24,8 @@ pub(crate) struct Snapshot {
     pub(crate) bridges: Vec<Option<Arc<Bridge>>>,
     /// Which tunnel a datagram of the kernel's sockets belongs to.
     pub(crate) tunnels: Arc<Tunnels>,
+    /// The same for each uplink that carries tunnels.
+    pub(crate) uplinks: Vec<(PortId, Arc<Tunnels>)>,
     /// Gateways, uplinks, routes and rules; `None` without interfaces.
     pub(crate) l3: Option<Arc<L3View>>,
 }
@@ -39,10 +42,24 @@ impl Snapshot {
         self.port(id).and_then(|view| self.bridge_of(view)).map_or(0, |bridge| bridge.ports().len())
     }
 
+    /// An uplink of the network layer.
+    #[inline]
+    pub(crate) fn uplink(&self, port: PortId) -> Option<&Iface> {
+        self.l3.as_ref()?.tables.iface(IfaceId(port.0))
+    }
+
+    /// The tunnels that an uplink carries.
+    #[inline]
+    pub(crate) fn tunnels_on(&self, uplink: PortId) -> Option<&Tunnels> {
+        self.uplinks.iter().find(|(port, _)| *port == uplink).map(|(_, tunnels)| &**tunnels)
+    }
+
     /// The tunnel ports that use this set of sockets.
     pub(crate) fn tunnels_by(&self, id: SocketId) -> impl Iterator<Item = PortId> {
         let tunnels = self.ports.iter().flatten().filter_map(PortView::tunnel);
-        tunnels.filter(move |tunnel| tunnel.socket == id).map(|tunnel| tunnel.endpoint().port)
+        let by =
+            move |tunnel: &&TunnelView| matches!(tunnel.carrier, Carrier::Sockets { id: i, .. } if i == id);
+        tunnels.filter(by).map(|tunnel| tunnel.endpoint().port)
     }
 
     /// The bridge of a port.

@@ -1,11 +1,13 @@
 //! What a worker carries a batch through: ingress, decapsulation, the bridge, egress. The same for every
 //! batch, whatever it came from; the thread around it is in `worker.rs`.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId, tag};
 use trunkline_ports::RecvStats;
 use trunkline_switch::Sink;
+use trunkline_tunnel::Tunnels;
 
 use crate::counters::{Shard, Shards};
 use crate::egress::EgressQueues;
@@ -13,6 +15,7 @@ use crate::l3::{L3, Out, Role};
 use crate::snapshot::Snapshot;
 use crate::tunnel::ingress::Decap;
 use crate::tunnel::liveness::HeardSender;
+use crate::tunnel::uplink::Underneath;
 
 /// Free heads and tails a worker keeps (about 2 KiB and 64 KiB each, made on demand).
 const KEEP_HEADS: usize = MAX_IN_FLIGHT;
@@ -31,6 +34,8 @@ pub(crate) struct Stages {
     /// Datagrams of tunnels, and what was in them.
     pub(crate) decap: Decap,
     trash: Batch,
+    /// What an uplink brought that is not for tunnels.
+    rest: Batch,
     egress: EgressQueues,
     /// The network layer, if there is any.
     pub(crate) l3: Option<Box<L3>>,
@@ -46,6 +51,7 @@ impl Stages {
             batch: Batch::with_capacity(BATCH),
             decap: Decap::new(underlay, heard),
             trash: Batch::with_capacity(BATCH),
+            rest: Batch::with_capacity(BATCH),
             egress: EgressQueues::new(),
             l3: None,
         }
@@ -56,6 +62,7 @@ impl Stages {
         self.batch.clear();
         self.decap.clear();
         self.trash.clear();
+        self.rest.clear();
         self.egress.clear();
         if let Some(l3) = &mut self.l3 {
             l3.clear();
@@ -89,7 +96,12 @@ impl Stages {
         ingress(port, shard, &mut self.batch, &mut self.pool);
         let now = self.now();
         match &snapshot.l3 {
-            Some(view) if matches!(view.role(port), Role::Uplink(_) | Role::Loopback(_)) => self.route(snapshot, port, now),
+            Some(view) if matches!(view.role(port), Role::Uplink(_) | Role::Loopback(_)) => {
+                if let Some(tunnels) = snapshot.tunnels_on(port) {
+                    self.underlay(snapshot, port, tunnels, now);
+                }
+                self.route(snapshot, port, now);
+            }
             _ => self.bridge(snapshot, port, now),
         }
         self.finish(snapshot, now);
@@ -100,20 +112,37 @@ impl Stages {
         self.egress.resize(snapshot.ports.len());
         self.decap.begin(self.worker, stats);
         let now = self.now();
-        let mut in_flight = 0;
         while self.decap.open_some(snapshot, self.worker, now, &mut self.pool) {
-            while let Some(port) = self.decap.next_port() {
-                let fanout = snapshot.fanout(port).max(1);
-                self.decap.take((MAX_IN_FLIGHT / fanout).max(1), &mut self.batch);
-                in_flight += self.batch.len() * fanout;
-                self.bridge(snapshot, port, now);
-                if in_flight >= MAX_IN_FLIGHT {
-                    self.finish(snapshot, now);
-                    in_flight = 0;
-                }
-            }
+            self.decapsulated(snapshot, now);
         }
         self.finish(snapshot, now);
+    }
+
+    /// Takes what is for tunnels out of the batch, which came in by an uplink.
+    fn underlay(&mut self, snapshot: &Snapshot, port: PortId, tunnels: &Tunnels, now: u32) {
+        let (Some(view), Some(uplink)) = (snapshot.port(port), snapshot.uplink(port)) else { return };
+        let mut rest = std::mem::take(&mut self.rest);
+        let shard = view.shards.of(self.worker);
+        let from = Underneath { uplink, tunnels, shard, worker: self.worker, now };
+        self.decap.open_frames(snapshot, &from, &mut self.batch, &mut rest, &mut self.pool);
+        self.decapsulated(snapshot, now);
+        std::mem::swap(&mut self.batch, &mut rest);
+        self.rest = rest;
+    }
+
+    /// Hands decapsulated frames to the bridges.
+    fn decapsulated(&mut self, snapshot: &Snapshot, now: u32) {
+        let mut in_flight = 0;
+        while let Some(port) = self.decap.next_port() {
+            let fanout = snapshot.fanout(port).max(1);
+            self.decap.take((MAX_IN_FLIGHT / fanout).max(1), &mut self.batch);
+            in_flight += self.batch.len() * fanout;
+            self.bridge(snapshot, port, now);
+            if in_flight >= MAX_IN_FLIGHT {
+                self.finish(snapshot, now);
+                in_flight = 0;
+            }
+        }
     }
 
     /// What other workers have sent here, and what is due. True when there may be more of the former.
@@ -173,14 +202,73 @@ impl Stages {
 
     /// Sends what is queued, by way of the router what is queued for gateways.
     fn finish(&mut self, snapshot: &Snapshot, now: u32) {
-        self.gateways(snapshot, now);
-        self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+        self.send(snapshot, now);
         if self.egress.has_replies() {
             self.egress.queue_replies(snapshot, self.worker, &mut self.pool);
             // No error is made about an error, so this is the last time.
-            self.gateways(snapshot, now);
-            self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+            self.send(snapshot, now);
         }
+    }
+
+    #[inline]
+    fn send(&mut self, snapshot: &Snapshot, now: u32) {
+        self.gateways(snapshot, now);
+        while !snapshot.uplinks.is_empty() && self.uplinks(snapshot, now) {
+            // Errors about outer packets may be for gateways.
+            self.gateways(snapshot, now);
+        }
+        self.egress.flush(snapshot, self.worker, now, &mut self.pool);
+    }
+
+    /// Encapsulates what is queued for tunnels over uplinks, and has the router send it. False: nothing was.
+    fn uplinks(&mut self, snapshot: &Snapshot, now: u32) -> bool {
+        let uplink_of = |port| snapshot.port(port).and_then(|view| view.tunnel()?.uplink());
+        let mut any = false;
+        while let Some(port) = self.egress.take(|port| uplink_of(port).is_some(), &mut self.batch) {
+            any = true;
+            let (batch, at) = (&mut self.batch, (self.worker, now));
+            self.egress.encapsulate(snapshot, port, at, &mut self.pool, |tunnel| tunnel.send_all(batch));
+            self.route_own(snapshot, uplink_of(port), now);
+        }
+        any
+    }
+
+    /// A packet of a tunnel itself, over an uplink.
+    pub(crate) fn send_own(
+        &mut self,
+        snapshot: &Snapshot,
+        port: PortId,
+        remote: IpAddr,
+        packet: Packet,
+        df: bool,
+    ) {
+        let uplink = snapshot.port(port).and_then(|view| view.tunnel()?.uplink());
+        if uplink.is_none() {
+            // The tunnel went, or changed its carrier.
+            return self.pool.put(packet);
+        }
+        self.egress.resize(snapshot.ports.len());
+        let now = self.now();
+        let at = (self.worker, now);
+        self.egress.encapsulate(snapshot, port, at, &mut self.pool, |tunnel| {
+            tunnel.send_own(packet, remote, df);
+        });
+        self.route_own(snapshot, uplink, now);
+        self.finish(snapshot, now);
+    }
+
+    /// Has the router send outer packets of tunnels.
+    fn route_own(&mut self, snapshot: &Snapshot, uplink: Option<PortId>, now: u32) {
+        let (Some(l3), Some(view), Some(uplink)) = (&mut self.l3, &snapshot.l3, uplink) else {
+            // It comes in a moment, or went a moment ago.
+            return self.pool.put_all(self.egress.outer());
+        };
+        let mut frames = std::mem::take(self.egress.outer());
+        l3.sync(view);
+        let mut out = Out { snapshot, pool: &mut self.pool, egress: &mut self.egress };
+        l3.send_own(uplink, &mut frames, &mut out);
+        *self.egress.outer() = frames;
+        self.deliver(snapshot, now);
     }
 
     #[inline]

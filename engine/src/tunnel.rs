@@ -16,6 +16,7 @@ pub(crate) mod remotes;
 mod session;
 pub(crate) mod setup;
 pub(crate) mod sockets;
+pub(crate) mod uplink;
 pub(crate) mod view;
 
 use std::fmt;

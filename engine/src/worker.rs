@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use trunkline_packet::PortId;
+use trunkline_packet::{Packet, PortId};
 use trunkline_ports::underlay::DatagramRx;
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
 
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     InstallL3 { l3: Option<Box<L3>>, old: Sender<Option<Box<L3>>> },
     /// Answer a question about the network layer.
     L3(Question),
+    /// Send a packet of a tunnel over an uplink.
+    SendOwn { port: PortId, remote: IpAddr, packet: Packet, df: bool },
     /// End.
     Stop,
 }
@@ -50,6 +53,28 @@ pub(crate) struct Handle {
     /// that snapshot was published has been carried out.
     pub(crate) epoch: Arc<AtomicU64>,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    /// For another thread that has something to be sent.
+    pub(crate) fn courier(&self) -> Courier {
+        Courier { commands: self.commands.clone(), waker: Arc::clone(&self.waker) }
+    }
+}
+
+/// Brings a worker commands.
+#[derive(Clone)]
+pub(crate) struct Courier {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Courier {
+    pub(crate) fn send(&self, command: Command) {
+        // Both fail only for a worker that has ended.
+        let _ = self.commands.send(command);
+        let _ = self.waker.wake();
+    }
 }
 
 /// How often an otherwise idle worker wakes to age the tables and to look at every queue.
@@ -274,6 +299,9 @@ impl Worker {
                 }
                 Command::RemoveUnderlay { id } => {
                     self.remove_queues(|source| matches!(source, Source::Underlay { id: i, .. } if *i == id));
+                }
+                Command::SendOwn { port, remote, packet, df } => {
+                    self.stages.send_own(self.snapshot.load(), port, remote, packet, df);
                 }
                 Command::InstallL3 { l3, old } => {
                     // Fails only when nobody waits for it any more.

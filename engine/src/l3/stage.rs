@@ -29,6 +29,7 @@ pub(crate) struct L3 {
     nat: Nat,
     links: Links,
     next_nat_tick: u64,
+    own: bool,
     /// Packets that go the same way into the translation.
     pending: Batch,
     path: Option<Path>,
@@ -75,6 +76,8 @@ struct Ways<'a> {
     inward: &'a mut Vec<(PortId, Packet)>,
     injected: &'a mut Vec<(IfaceId, Packet)>,
     links: &'a Links,
+    /// A packet of a tunnel is being sent: it counts as made here when it is dropped, too.
+    own: bool,
 }
 
 impl Ways<'_> {
@@ -112,6 +115,10 @@ impl Sink for Ways<'_> {
 
     fn dropped(&mut self, iface: IfaceId, reason: DropReason) {
         if let Some(shard) = self.shard(iface) {
+            // Those that give up waiting are others.
+            if self.own && reason != DropReason::RouterUnresolved {
+                shard.generated.add(1);
+            }
             shard.drop(reason, 1);
         }
     }
@@ -135,6 +142,7 @@ macro_rules! with_router {
             inward: &mut $self.inward,
             injected: &mut $self.scratch.injected,
             links: &$self.links,
+            own: $self.own,
         };
         $body
     }};
@@ -158,6 +166,7 @@ impl L3 {
             nat: Nat::new(trunkline_nat::Config { shard: (worker, workers), ..ct }),
             links,
             next_nat_tick: 0,
+            own: false,
             pending: Batch::with_capacity(2 * BATCH),
             path: None,
             scratch: Scratch {
@@ -183,6 +192,7 @@ impl L3 {
         self.scratch.injected.clear();
         self.scratch.crossed.clear();
         self.inward.clear();
+        self.own = false;
     }
 
     /// Takes up a new version of the configuration.
@@ -271,6 +281,18 @@ impl L3 {
         self.translate(at, out);
         self.inject(out);
         self.links.signal();
+    }
+
+    /// Sends outer packets of tunnels by an uplink.
+    pub(crate) fn send_own(&mut self, uplink: PortId, frames: &mut Batch, out: &mut Out<'_>) {
+        self.now = self.millis();
+        self.own = true;
+        let at = IfaceId(uplink.0);
+        for packet in frames.drain(..) {
+            with_router!(self, out, |router, now, pool, ways| router.send_own(now, at, packet, pool, ways));
+        }
+        self.own = false;
+        self.inject(out);
     }
 
     /// Errors of our own, which make no others.

@@ -3,22 +3,27 @@
 //! In order: the inner MTU (a too-big error goes back where the packet came from), TCP's segment size, the
 //! remote or remotes, encapsulation, one `sendmmsg` for all of the batch. A superframe is cut once, here; its
 //! datagrams are one `sendmsg` with UDP_SEGMENT. Nothing is coalesced before, since it would be cut again.
+//!
+//! Over an uplink whole outer packets are made instead, superframes stay whole, and the router does the rest.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId, VlanId};
+use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId, VlanId, l3_segment_len};
 use trunkline_ports::SendStats;
 use trunkline_ports::underlay::Datagrams;
+use trunkline_router::Iface;
 use trunkline_tunnel::bfd::frame::Addresses;
 use trunkline_tunnel::mtu::icmp::{TokenBucket, TooBig, exceeds, too_big};
 use trunkline_tunnel::mtu::mss;
-use trunkline_tunnel::{Encap, UdpRuns, encap_datagrams};
+use trunkline_tunnel::{Encap, Nets, OuterPath, UdpRuns, encap_datagrams, encap_frame, fragment};
 
 use super::ingress::is_to;
 use super::remotes::Remotes;
-use super::view::TunnelView;
+use super::view::{Carrier, TunnelView};
 use crate::counters::Shard;
+use crate::snapshot::{PortView, Snapshot};
 
 /// Datagrams after which those in hand are sent, so that they are still in the cache.
 const ENOUGH: usize = 512;
@@ -37,8 +42,10 @@ pub(crate) struct Reply {
 
 /// What a worker needs to encapsulate; empty between batches.
 pub(crate) struct Scratch {
-    /// Tunnel header and inner frame, in the order of `sends`.
-    datagrams: Batch,
+    /// Tunnel header and inner frame, in the order of `sends`; over an uplink, whole frames.
+    pub(crate) datagrams: Batch,
+    /// A packet that is fragmented, over an uplink.
+    whole: Batch,
     /// The runs of those from `base` on, all to one remote.
     runs: UdpRuns,
     base: usize,
@@ -55,6 +62,7 @@ impl Scratch {
     pub(crate) fn new() -> Scratch {
         Scratch {
             datagrams: Batch::with_capacity(2 * ENOUGH),
+            whole: Batch::with_capacity(BATCH),
             runs: UdpRuns::new(1),
             base: 0,
             sends: Vec::with_capacity(ENOUGH),
@@ -76,6 +84,7 @@ impl Scratch {
     pub(crate) fn clear(&mut self) {
         self.sent();
         self.datagrams.clear();
+        self.whole.clear();
         self.replies.clear();
     }
 
@@ -91,6 +100,8 @@ impl Scratch {
 pub(crate) struct Encapsulate<'a> {
     pub(crate) view: &'a TunnelView,
     pub(crate) shard: &'a Shard,
+    /// The uplink, where that is the carrier and it is there.
+    pub(crate) uplink: Option<&'a Iface>,
     /// Seconds on the engine's clock.
     pub(crate) now: u32,
     /// Seconds that learned addresses are good for.
@@ -99,16 +110,42 @@ pub(crate) struct Encapsulate<'a> {
     pub(crate) scratch: &'a mut Scratch,
 }
 
-impl Encapsulate<'_> {
+impl<'a> Encapsulate<'a> {
+    /// `at`: which worker, and seconds on the engine's clock.
+    pub(crate) fn new(
+        snapshot: &'a Snapshot,
+        port: &'a PortView,
+        view: &'a TunnelView,
+        at: (usize, u32),
+        pool: &'a mut Pool,
+        scratch: &'a mut Scratch,
+    ) -> Encapsulate<'a> {
+        let ageing = snapshot.bridge_of(port).map_or(0, |bridge| bridge.config().ageing);
+        let uplink = view.uplink().and_then(|uplink| snapshot.uplink(uplink));
+        let (worker, now) = at;
+        Encapsulate { view, shard: port.shards.of(worker), uplink, now, ageing, pool, scratch }
+    }
+
     /// Sends the batch and leaves it empty.
     pub(crate) fn send_all(&mut self, batch: &mut Batch) {
-        let sockets = self.view.tx.sockets();
-        self.scratch.runs.start(sockets);
+        if let Carrier::Sockets { tx, .. } = &self.view.carrier {
+            self.scratch.runs.start(tx.sockets());
+        }
         for packet in batch.drain(..) {
             self.one(packet);
             if self.scratch.datagrams.len() >= ENOUGH {
                 self.send();
             }
+        }
+        self.send();
+    }
+
+    /// Sends a packet of the tunnel itself to one remote.
+    pub(crate) fn send_own(&mut self, packet: Packet, remote: IpAddr, df: bool) {
+        self.shard.generated.add(1);
+        match encap_to(self.view, remote) {
+            Some(to) => self.encapsulate(packet, &Encap { df: to.df || df, ..to }, true),
+            None => self.lose(packet, DropReason::TunnelNoRemote),
         }
         self.send();
     }
@@ -202,6 +239,9 @@ impl Encapsulate<'_> {
 
     #[inline]
     fn encapsulate(&mut self, packet: Packet, to: &Encap, whole: bool) {
+        if matches!(self.view.carrier, Carrier::Uplink(_)) {
+            return self.encapsulate_frame(packet, to, whole);
+        }
         let (view, s) = (self.view, &mut *self.scratch);
         let at = s.datagrams.len();
         let state = &view.endpoint().state.tx;
@@ -262,12 +302,64 @@ impl Encapsulate<'_> {
     /// Hands over what is encapsulated, and counts.
     fn send(&mut self) {
         let s = &mut *self.scratch;
+        let Carrier::Sockets { tx, .. } = &self.view.carrier else { return };
         if s.datagrams.is_empty() {
             return;
         }
         let mut stats = SendStats::default();
-        self.view.tx.send(self.pool, &mut s.datagrams, &s.sends, &mut stats);
+        tx.send(self.pool, &mut s.datagrams, &s.sends, &mut stats);
         self.shard.count_sent(s.packets, &stats);
         s.sent();
     }
+
+    /// Makes an outer packet, which stays in the scratch for the router to send. Its link header has no
+    /// addresses yet.
+    fn encapsulate_frame(&mut self, packet: Packet, to: &Encap, whole: bool) {
+        let Some(uplink) = self.uplink else { return self.lose(packet, DropReason::EgressDown) };
+        let own = || match to.remote {
+            IpAddr::V4(_) => uplink.v4().map(IpAddr::V4),
+            IpAddr::V6(_) => Some(IpAddr::V6(uplink.v6())),
+        };
+        let Some(src) = to.local.or_else(own) else {
+            return self.lose(packet, DropReason::UnderlayUnreachable);
+        };
+        let nobody = MacAddr::default();
+        let path = OuterPath { src_mac: nobody, dst_mac: nobody, vlan: None, src };
+        let to = Encap { df: to.df && whole, ..*to };
+        let state = &self.view.endpoint().state.tx;
+        let s = &mut *self.scratch;
+        let before = s.datagrams.len();
+        let made = encap_frame(packet, &to, &path, state, self.pool, &mut s.whole);
+        let sent = made.and_then(|_| {
+            s.whole.drain(..).try_for_each(|frame| {
+                // IPv6 has no such bit.
+                if to.df && l3_segment_len(&frame) > usize::from(uplink.mtu) {
+                    self.pool.put(frame);
+                    return Err(DropReason::Mtu);
+                }
+                fragment(frame, uplink.mtu, state, self.pool, &mut s.datagrams).map(|_| ())
+            })
+        });
+        match sent {
+            Ok(()) => {
+                let new = &s.datagrams[before..];
+                self.shard.tx_packets.add(1);
+                self.shard.tx_frames.add(new.len() as u64);
+                self.shard.tx_bytes.add(new.iter().map(|frame| frame.len() as u64).sum());
+            }
+            Err(reason) => {
+                s.datagrams.drain(before..).for_each(|frame| self.pool.put(frame));
+                self.shard.drop(reason, 1);
+            }
+        }
+    }
+}
+
+/// How packets of the tunnel itself to a remote are made: in the network of untagged frames, or the first one.
+pub(super) fn encap_to(tunnel: &TunnelView, remote: IpAddr) -> Option<Encap> {
+    let vlan = match &tunnel.endpoint().nets {
+        Nets::One(_) => VlanId::NONE,
+        Nets::Map(map) => map.first()?.0,
+    };
+    tunnel.tunnel().encap_to(vlan, remote).ok()
 }

@@ -9,6 +9,7 @@ use trunkline_tunnel::bfd::frame::{self, Addresses};
 use trunkline_tunnel::{Opened, Outer, Refusals, decap_all, mtu};
 
 use super::liveness::{Heard, HeardSender};
+use super::uplink::Parts;
 use super::view::TunnelView;
 use crate::counters::Shards;
 use crate::snapshot::{PortView, Snapshot};
@@ -27,10 +28,12 @@ pub(crate) struct Decap {
     /// Where each came from.
     pub(crate) arrivals: Vec<Arrival>,
     /// Frames, in order; `in_port` is their tunnel's.
-    frames: Batch,
+    pub(super) frames: Batch,
     /// What belongs to no tunnel is counted here.
-    underlay: Shards,
-    heard: HeardSender,
+    pub(super) underlay: Shards,
+    pub(super) heard: HeardSender,
+    /// Fragments of outer packets.
+    pub(super) parts: Parts,
 }
 
 impl Decap {
@@ -41,6 +44,7 @@ impl Decap {
             frames: Batch::with_capacity(2 * ENOUGH),
             underlay,
             heard,
+            parts: Parts::default(),
         }
     }
 
@@ -97,7 +101,7 @@ impl Decap {
     }
 
     /// Counts the frames of one datagram, notes who sent them, and takes out what is for the tunnel itself.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         from: usize,
         src: IpAddr,
@@ -174,10 +178,10 @@ fn opened(a: &Arrival) -> Opened {
 }
 
 /// Counts refused packets on the port of their tunnel, if it is known, else on the underlay.
-struct Counted<'a> {
-    snapshot: &'a Snapshot,
-    underlay: &'a Shards,
-    worker: usize,
+pub(super) struct Counted<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) underlay: &'a Shards,
+    pub(super) worker: usize,
 }
 
 impl Refusals for Counted<'_> {

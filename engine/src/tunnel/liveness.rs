@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use trunkline_packet::PortId;
 use trunkline_tunnel::bfd::Config;
+use trunkline_tunnel::mtu::report::Report;
 
 use super::BfdOptions;
 use super::session::{Entry, MEASURE, Wire};
@@ -29,6 +30,7 @@ use super::sockets::OpenSockets;
 use super::view::Peer;
 use crate::EngineEvent;
 use crate::snapshot::Snapshot;
+use crate::worker::Courier;
 
 /// Packets that wait for the thread at most.
 const INBOX: usize = 1024;
@@ -47,6 +49,8 @@ pub(crate) enum Message {
     Set { port: PortId, options: BfdOptions, peers: Vec<Arc<Peer>> },
     /// The port has no liveness any more; the tunnel stays, or it goes too.
     Remove { port: PortId, stays: bool },
+    /// A router says that it takes no packets of this size from an uplink to a remote.
+    TooBig { uplink: PortId, report: Report },
     /// End.
     Stop,
 }
@@ -76,6 +80,8 @@ pub(crate) struct Liveness {
     events: Sender<EngineEvent>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     opener: Arc<dyn OpenSockets>,
+    /// What sends by uplinks; there once workers are.
+    pub(crate) courier: Option<Courier>,
     clock: Instant,
     thread: Option<JoinHandle<()>>,
 }
@@ -87,7 +93,15 @@ impl Liveness {
         opener: Arc<dyn OpenSockets>,
         clock: Instant,
     ) -> Liveness {
-        Liveness { inbox: crossbeam::channel::bounded(INBOX), events, snapshot, opener, clock, thread: None }
+        Liveness {
+            inbox: crossbeam::channel::bounded(INBOX),
+            events,
+            snapshot,
+            opener,
+            courier: None,
+            clock,
+            thread: None,
+        }
     }
 
     /// For workers.
@@ -113,13 +127,24 @@ impl Liveness {
             None if self.thread.is_none() => return Ok(()),
             None => Message::Remove { port, stays: true },
         };
-        if self.thread.is_none() {
-            let mut keeper = Keeper::new(self);
+        self.start()?;
+        // Fails only when the thread has ended.
+        let _ = self.inbox.0.send(message);
+        Ok(())
+    }
+
+    /// Starts the thread, if it does not run. Without sessions it hears what routers say of paths.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(super) fn start(&mut self) -> std::io::Result<()> {
+        if self.thread.is_none()
+            && let Some(courier) = self.courier.clone()
+        {
+            let mut keeper = Keeper::new(self, courier);
             let run = move || keeper.run();
             self.thread = Some(std::thread::Builder::new().name("tunnel-bfd".into()).spawn(run)?);
         }
-        // Fails only when the thread has ended.
-        let _ = self.inbox.0.send(message);
         Ok(())
     }
 
@@ -154,7 +179,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(of: &Liveness) -> Keeper {
+    fn new(of: &Liveness, courier: Courier) -> Keeper {
         let (events, snapshot, opener) =
             (of.events.clone(), Arc::clone(&of.snapshot), Arc::clone(&of.opener));
         Keeper {
@@ -163,7 +188,7 @@ impl Keeper {
             serving: None,
             random: RandomState::new(),
             made: 0,
-            wire: Wire::new(events, snapshot, opener, of.clock),
+            wire: Wire::new(events, snapshot, opener, courier, of.clock),
         }
     }
 
@@ -181,6 +206,7 @@ impl Keeper {
 
     fn work(&mut self) {
         let mut next = Instant::now();
+        let mut age = next;
         loop {
             let message = match self.inbox.recv_deadline(next) {
                 Ok(message) => Some(message),
@@ -207,7 +233,12 @@ impl Keeper {
                     next = now;
                 }
                 Some(Message::Remove { port, stays }) => self.remove(port, stays, now),
+                Some(Message::TooBig { uplink, report }) => self.wire.too_big(uplink, &report, now),
                 None => {}
+            }
+            if now >= age {
+                age = now + MEASURE;
+                self.wire.age(now);
             }
             if now >= next {
                 next = now + MEASURE;

@@ -1,24 +1,27 @@
 //! One liveness session of a tunnel, and its way to the wire.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
-use trunkline_packet::{Batch, DropReason, MacAddr, Pool, VlanId};
+use trunkline_packet::{Batch, DropReason, MacAddr, Pool, PortId};
 use trunkline_ports::SendStats;
 use trunkline_ports::underlay::Datagrams;
 use trunkline_tunnel::bfd::wire::LEN;
 use trunkline_tunnel::bfd::{Config, Event, Session, State, frame};
+use trunkline_tunnel::encap_datagrams;
+use trunkline_tunnel::mtu::path::PathMtu;
 use trunkline_tunnel::mtu::probe::{Prober, inner_len};
-use trunkline_tunnel::{Encap, Nets, encap_datagrams};
+use trunkline_tunnel::mtu::report::Report;
 
+use super::egress::encap_to;
 use super::sockets::OpenSockets;
-use super::view::{Peer, TunnelView};
+use super::view::{Carrier, Peer};
 use crate::EngineEvent;
 use crate::snapshot::Snapshot;
+use crate::worker::{Command, Courier};
 
 /// How long a session may take to come up before its remote counts as dead: each side sends once a second
 /// until then (RFC 5880 §6.8.3).
@@ -54,6 +57,8 @@ pub(super) struct Wire {
     events: Sender<EngineEvent>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     opener: Arc<dyn OpenSockets>,
+    /// Sends by uplinks.
+    courier: Courier,
     clock: Instant,
     /// Makes link addresses.
     random: RandomState,
@@ -66,10 +71,11 @@ impl Wire {
         events: Sender<EngineEvent>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         opener: Arc<dyn OpenSockets>,
+        courier: Courier,
         clock: Instant,
     ) -> Wire {
         let (random, pool) = (RandomState::new(), Pool::new(16, 1));
-        Wire { events, snapshot, opener, clock, random, pool, batch: Batch::new() }
+        Wire { events, snapshot, opener, courier, clock, random, pool, batch: Batch::new() }
     }
 
     /// Forgets what is in hand.
@@ -128,8 +134,14 @@ impl Wire {
         let snapshot = self.snapshot.load();
         let Some(tunnel) = snapshot.port(entry.peer.port).and_then(|view| view.tunnel()) else { return };
         let Some(encap) = encap_to(tunnel, entry.peer.remote) else { return };
-        let Ok(mtu) = self.opener.path_mtu(encap.remote, encap.local) else { return };
-        let link = u16::try_from(mtu).unwrap_or(u16::MAX);
+        let link = match tunnel.uplink() {
+            Some(uplink) => snapshot.uplink(uplink).map(|uplink| uplink.mtu),
+            None => {
+                let mtu = self.opener.path_mtu(encap.remote, encap.local).ok();
+                mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+            }
+        };
+        let Some(link) = link else { return };
         match &mut entry.prober {
             Some(prober) => prober.set_link(link),
             None => entry.prober = Some(Prober::new(&encap, link, now)),
@@ -165,6 +177,12 @@ impl Wire {
             }
         };
         let packet = packet.ok()?;
+        let Carrier::Sockets { tx, .. } = &tunnel.carrier else {
+            // The router is a worker's.
+            let (port, remote) = (entry.peer.port, entry.peer.remote);
+            self.courier.send(Command::SendOwn { port, remote, packet, df: encap.df });
+            return None;
+        };
         let shard = view.shards.own();
         shard.generated.add(1);
         let state = &tunnel.endpoint().state.tx;
@@ -188,11 +206,46 @@ impl Wire {
                     size: 0,
                 };
                 let mut stats = SendStats::default();
-                tunnel.tx.send(&mut self.pool, &mut self.batch, &[what], &mut stats);
+                tx.send(&mut self.pool, &mut self.batch, &[what], &mut stats);
                 shard.count_sent(1, &stats);
                 DropReason::ALL.iter().copied().find(|reason| stats.drops[reason.index()] > 0)
             }
         }
+    }
+
+    /// A router on the path does not take packets of a size: noted where no prober finds out by itself.
+    pub(super) fn too_big(&self, uplink: PortId, report: &Report, now: Instant) {
+        let snapshot = self.snapshot.load();
+        let tunnels = snapshot.ports.iter().flatten().filter_map(|view| view.tunnel());
+        for tunnel in tunnels.filter(|tunnel| tunnel.uplink() == Some(uplink) && !tunnel.bfd) {
+            let Some(link) = snapshot.uplink(uplink).map(|uplink| uplink.mtu) else { return };
+            for peer in tunnel.peers.iter().filter(|peer| peer.remote == report.remote) {
+                let told = &mut *peer.path.lock();
+                let path = told.get_or_insert_with(|| PathMtu::new(link, peer.remote.is_ipv6()));
+                if path.too_big(now, report.mtu, report.sent) {
+                    self.tell_mtu(peer, path.get());
+                }
+            }
+        }
+    }
+
+    /// Forgets what routers said long ago.
+    pub(super) fn age(&self, now: Instant) {
+        let snapshot = self.snapshot.load();
+        for tunnel in snapshot.ports.iter().flatten().filter_map(|view| view.tunnel()) {
+            for peer in tunnel.peers.iter().filter(|_| tunnel.uplink().is_some()) {
+                if let Some(path) = &mut *peer.path.lock()
+                    && path.age(now)
+                {
+                    self.tell_mtu(peer, path.get());
+                }
+            }
+        }
+    }
+
+    fn tell_mtu(&self, peer: &Peer, mtu: u16) {
+        peer.status.lock().path_mtu = Some(mtu);
+        self.report(EngineEvent::PathMtu { port: peer.port, remote: peer.remote, mtu });
     }
 
     /// A session changed its state.
@@ -240,13 +293,4 @@ impl Wire {
             }
         }
     }
-}
-
-/// How liveness packets to a remote are made: in the network of untagged frames, or the first one.
-fn encap_to(tunnel: &TunnelView, remote: IpAddr) -> Option<Encap> {
-    let vlan = match &tunnel.endpoint().nets {
-        Nets::One(_) => VlanId::NONE,
-        Nets::Map(map) => map.first()?.0,
-    };
-    tunnel.tunnel().encap_to(vlan, remote).ok()
 }

@@ -1,15 +1,17 @@
 //! Making, changing and taking away tunnels, for the control plane. All or nothing: whatever may fail comes
 //! before anything that workers could notice.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use trunkline_packet::PortId;
 use trunkline_ports::link;
-use trunkline_tunnel::Tunnels;
+use trunkline_tunnel::{Endpoint, TableError, Tunnels};
 
 use super::remotes::Remotes;
 use super::sockets::{Fresh, Key, Wants};
-use super::view::{Parts, Peer, TunnelView};
+use super::view::{Carrier, Parts, Peer, TunnelView};
 use super::{PeerStatus, TunnelConfig, TunnelError, Underlay};
 use crate::engine::{Engine, PortState, State};
 use crate::snapshot::Backend;
@@ -34,33 +36,42 @@ impl Engine {
     pub fn set_tunnel(&self, port: PortId, mut config: TunnelConfig) -> Result<(), TunnelError> {
         let state = &mut *self.state.lock();
         let p = state.port(port).ok_or(TunnelError::Port)?;
-        if matches!(p.view.backend, Backend::Queues(_)) || config.underlay != Underlay::Sockets {
+        if matches!(p.view.backend, Backend::Queues(_)) {
             return Err(TunnelError::Port);
         }
-        let before = p.tunnel.as_ref().map(|t| Key::of(&t.config.endpoint));
+        let before = p.tunnel.as_ref().map(|t| Key::of(&t.config));
         normalise(&mut config, port, p.tunnel.as_ref().map(|t| &t.config));
         let interface = match &config.group_interface {
             Some(name) => link::index(name)
                 .map_err(|error| TunnelError::Socket { what: format!("group interface {name}"), error })?,
             None => 0,
         };
-        let key = Key::of(&config.endpoint);
+        if let Underlay::Uplink(uplink) = config.underlay {
+            let why = "a group needs the kernel's sockets under the tunnel";
+            if config.endpoint.group.is_some() || config.endpoint.remotes.iter().any(IpAddr::is_multicast) {
+                return Err(TableError::Invalid { port, why }.into());
+            }
+            if !state.is_l3_port(uplink) {
+                return Err(TunnelError::Port);
+            }
+        }
         let others = || state.ports.iter().flatten().filter(|p| p.config.id != port);
         let configs = || others().filter_map(|p| Some(&p.tunnel.as_ref()?.config));
-        let endpoints = configs().chain([&config]).map(|config| config.endpoint.clone());
-        let tunnels = Tunnels::new(endpoints.collect())?;
-        let wants = Wants::of(key, configs().chain([&config]));
-
-        if state.sockets.suffices(key, &wants) {
-            state.sockets.adapt(key, wants)?;
-        } else {
-            self.reopen(state, key, wants)?;
+        let tables = TunnelTables::new(configs().chain([&config]))?;
+        let key = Key::of(&config);
+        let wants = key.map(|key| Wants::of(key, configs().chain([&config])));
+        match key.zip(wants) {
+            None => {}
+            Some((key, wants)) if state.sockets.suffices(key, &wants) => state.sockets.adapt(key, wants)?,
+            Some((key, wants)) => self.reopen(state, key, wants)?,
         }
-        state.tunnels = Arc::new(tunnels);
+        state.tunnels = tables;
         let (now, ageing) = (self.now(), state.ageing_of(port));
         if let Some(p) = state.port(port) {
             let made = TunnelState::new(config, interface, p.tunnel.as_ref(), now, ageing);
-            if let Err(error) = self.liveness.lock().set(port, made.config.bfd, &made.peers) {
+            let mut liveness = self.liveness.lock();
+            let started = if key.is_none() { liveness.start() } else { Ok(()) };
+            if let Err(error) = started.and_then(|()| liveness.set(port, made.config.bfd, &made.peers)) {
                 // Without the thread the tunnel works all the same, its remotes are taken to live.
                 tracing::error!(%error, "no liveness of tunnels");
             }
@@ -68,7 +79,8 @@ impl Engine {
         }
         state.refresh(port);
         match before {
-            Some(before) => self.close_unused(state, before),
+            Some(Some(before)) => self.close_unused(state, before),
+            Some(None) => self.publish_and_wait(state),
             None => self.publish(state),
         }
         Ok(())
@@ -87,11 +99,13 @@ impl Engine {
         let Some(tunnel) = p.tunnel.take() else { return };
         p.view.backend = Backend::Down;
         self.liveness.lock().forget(port);
-        let endpoints =
-            state.ports.iter().flatten().filter_map(|p| Some(p.tunnel.as_ref()?.config.endpoint.clone()));
         // What was a table without conflicts is one with an endpoint less.
-        state.tunnels = Arc::new(Tunnels::new(endpoints.collect()).unwrap_or_default());
-        self.close_unused(state, Key::of(&tunnel.config.endpoint));
+        let tables = TunnelTables::new(state.tunnel_configs()).unwrap_or_default();
+        state.tunnels = tables;
+        match Key::of(&tunnel.config) {
+            Some(key) => self.close_unused(state, key),
+            None => self.publish_and_wait(state),
+        }
     }
 
     /// Opens the sockets of a key anew, in place of those it has, and tells their tunnels.
@@ -143,11 +157,8 @@ impl Engine {
 
     /// Publishes, and closes the sockets of a key that no tunnel has any more.
     fn close_unused(&self, state: &mut State, key: Key) {
-        let keys =
-            state.ports.iter().flatten().filter_map(|p| Some(Key::of(&p.tunnel.as_ref()?.config.endpoint)));
-        if keys.into_iter().any(|used| used == key) {
-            let configs = state.ports.iter().flatten().filter_map(|p| Some(&p.tunnel.as_ref()?.config));
-            let wants = Wants::of(key, configs);
+        if state.tunnel_configs().any(|config| Key::of(config) == Some(key)) {
+            let wants = Wants::of(key, state.tunnel_configs());
             // Leaving groups does not fail.
             let _ = state.sockets.adapt(key, wants);
             self.publish_and_wait(state);
@@ -190,19 +201,53 @@ impl TunnelState {
     }
 }
 
+/// Which tunnel a packet belongs to, by what brought it.
+#[derive(Default)]
+pub(crate) struct TunnelTables {
+    /// The kernel's sockets.
+    pub(crate) sockets: Arc<Tunnels>,
+    /// Uplinks that carry any.
+    pub(crate) uplinks: Vec<(PortId, Arc<Tunnels>)>,
+}
+
+impl TunnelTables {
+    fn new<'a>(configs: impl Iterator<Item = &'a TunnelConfig>) -> Result<TunnelTables, TableError> {
+        let mut sockets = Vec::new();
+        let mut uplinks: BTreeMap<PortId, Vec<Endpoint>> = BTreeMap::new();
+        for config in configs {
+            match config.underlay {
+                Underlay::Sockets => sockets.push(config.endpoint.clone()),
+                Underlay::Uplink(port) => uplinks.entry(port).or_default().push(config.endpoint.clone()),
+            }
+        }
+        let table = |(port, endpoints)| Ok((port, Arc::new(Tunnels::new(endpoints)?)));
+        let uplinks = uplinks.into_iter().map(table).collect::<Result<_, TableError>>()?;
+        Ok(TunnelTables { sockets: Arc::new(Tunnels::new(sockets)?), uplinks })
+    }
+}
+
 impl State {
+    fn tunnel_configs(&self) -> impl Iterator<Item = &TunnelConfig> {
+        self.ports.iter().flatten().filter_map(|p| Some(&p.tunnel.as_ref()?.config))
+    }
+
     /// Has a port's view say what its configuration does.
     pub(crate) fn refresh(&mut self, port: PortId) {
         let State { ports, sockets, .. } = self;
         let Some(p) = ports.get_mut(port.index()).and_then(Option::as_mut) else { return };
         let PortState { tunnel: Some(tunnel), config, view, .. } = p else { return };
         let c = &tunnel.config;
-        let made = sockets.of(Key::of(&c.endpoint)).and_then(|set| {
+        let carrier = match c.underlay {
+            Underlay::Uplink(port) => Some(Carrier::Uplink(port)),
+            Underlay::Sockets => Key::of(c)
+                .and_then(|key| sockets.of(key))
+                .map(|set| Carrier::Sockets { id: set.id, tx: Arc::clone(&set.tx) }),
+        };
+        let made = carrier.and_then(|carrier| {
             TunnelView::new(
                 c.endpoint.clone(),
                 Parts {
-                    socket: set.id,
-                    tx: Arc::clone(&set.tx),
+                    carrier,
                     peers: tunnel.peers.clone(),
                     remotes: tunnel.remotes.clone(),
                     learns: c.learn_remotes,
@@ -219,7 +264,7 @@ impl State {
     /// The same for all tunnels that share sockets.
     fn refresh_all(&mut self, key: Key) {
         let ports = self.ports.iter().flatten();
-        let ports = ports.filter(|p| p.tunnel.as_ref().is_some_and(|t| Key::of(&t.config.endpoint) == key));
+        let ports = ports.filter(|p| p.tunnel.as_ref().is_some_and(|t| Key::of(&t.config) == Some(key)));
         for port in ports.map(|p| p.config.id).collect::<Vec<_>>() {
             self.refresh(port);
         }

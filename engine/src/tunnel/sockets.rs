@@ -9,9 +9,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use trunkline_ports::underlay::{self, DatagramRx, DatagramTx, Family, Groups, UdpOptions};
-use trunkline_tunnel::Endpoint;
 
-use super::{TunnelConfig, TunnelError};
+use super::{TunnelConfig, TunnelError, Underlay};
 
 /// Groups, and the interfaces they are joined on.
 type GroupList = Vec<(IpAddr, Option<String>)>;
@@ -88,11 +87,16 @@ pub(crate) enum Key {
 }
 
 impl Key {
-    /// IPv4 when the endpoint names no address at all.
-    pub(super) fn of(endpoint: &Endpoint) -> Key {
+    /// IPv4 when the endpoint names no address at all. `None` for a tunnel that needs no sockets.
+    pub(super) fn of(tunnel: &TunnelConfig) -> Option<Key> {
+        let endpoint = &tunnel.endpoint;
+        if tunnel.underlay != Underlay::Sockets {
+            return None;
+        }
         let address = endpoint.remotes.iter().copied().chain(endpoint.local).chain(endpoint.group).next();
         let family = address.map_or(Family::V4, Family::of);
-        if endpoint.kind.is_udp() { Key::Udp(family, endpoint.dst_port) } else { Key::Gre(family) }
+        let udp = endpoint.kind.is_udp();
+        Some(if udp { Key::Udp(family, endpoint.dst_port) } else { Key::Gre(family) })
     }
 }
 
@@ -116,7 +120,7 @@ pub(super) struct Wants {
 impl Wants {
     pub(super) fn of<'a>(key: Key, tunnels: impl Iterator<Item = &'a TunnelConfig>) -> Wants {
         let mut wants = Wants::default();
-        for tunnel in tunnels.filter(|tunnel| Key::of(&tunnel.endpoint) == key) {
+        for tunnel in tunnels.filter(|tunnel| Key::of(tunnel) == Some(key)) {
             let joined = tunnel.endpoint.group.map(|group| (group, tunnel.group_interface.clone()));
             wants.groups.extend(joined.filter(|group| !wants.groups.contains(group)));
             wants.zero_checksum |= tunnel.endpoint.zero_checksum_v6;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use parking_lot::Mutex;
 use trunkline_packet::{Packet, PortId, VlanId};
 use trunkline_ports::underlay::DatagramTx;
+use trunkline_tunnel::mtu::path::PathMtu;
 use trunkline_tunnel::{Endpoint, Tunnel, Tunnels};
 
 use super::PeerStatus;
@@ -17,9 +18,7 @@ use super::sockets::SocketId;
 pub(crate) struct TunnelView {
     /// This tunnel alone, for sending; to receive, all of them are needed.
     table: Tunnels,
-    /// What its datagrams come in and leave by.
-    pub(crate) socket: SocketId,
-    pub(crate) tx: Arc<dyn DatagramTx>,
+    pub(crate) carrier: Carrier,
     /// The far ends, in the order of [`Endpoint::remotes`].
     pub(crate) peers: Vec<Arc<Peer>>,
     /// Which remote an address is behind; `None` where there is only one.
@@ -35,10 +34,18 @@ pub(crate) struct TunnelView {
     interface: u32,
 }
 
+/// What a tunnel's packets come in and leave by.
+#[derive(Clone)]
+pub(crate) enum Carrier {
+    /// The kernel's sockets.
+    Sockets { id: SocketId, tx: Arc<dyn DatagramTx> },
+    /// A port of the network layer.
+    Uplink(PortId),
+}
+
 /// What of a tunnel port is not in its [`Endpoint`].
 pub(super) struct Parts {
-    pub(super) socket: SocketId,
-    pub(super) tx: Arc<dyn DatagramTx>,
+    pub(super) carrier: Carrier,
     pub(super) peers: Vec<Arc<Peer>>,
     pub(super) remotes: Option<Arc<Remotes>>,
     pub(super) learns: bool,
@@ -51,10 +58,10 @@ pub(super) struct Parts {
 impl TunnelView {
     /// `None` when the endpoint makes no sense, which was checked before.
     pub(super) fn new(endpoint: Endpoint, parts: Parts) -> Option<TunnelView> {
-        let Parts { socket, tx, peers, remotes, learns, mss_clamp, bfd, untagged, interface } = parts;
+        let Parts { carrier, peers, remotes, learns, mss_clamp, bfd, untagged, interface } = parts;
         let table = Tunnels::new(vec![endpoint]).ok()?;
         table.iter().next()?;
-        Some(TunnelView { table, socket, tx, peers, remotes, learns, mss_clamp, bfd, untagged, interface })
+        Some(TunnelView { table, carrier, peers, remotes, learns, mss_clamp, bfd, untagged, interface })
     }
 
     /// How it sends.
@@ -67,6 +74,15 @@ impl TunnelView {
     #[inline]
     pub(crate) fn endpoint(&self) -> &Endpoint {
         self.tunnel().endpoint()
+    }
+
+    /// The uplink that carries it, if it is one.
+    #[inline]
+    pub(crate) fn uplink(&self) -> Option<PortId> {
+        match self.carrier {
+            Carrier::Uplink(port) => Some(port),
+            Carrier::Sockets { .. } => None,
+        }
     }
 
     /// The bridge's VLAN of a frame that comes in or leaves here.
@@ -90,12 +106,14 @@ pub(crate) struct Peer {
     /// Frames may be sent there. Written by the liveness thread.
     alive: AtomicBool,
     pub(super) status: Mutex<PeerStatus>,
+    /// What routers on the path have said, over an uplink.
+    pub(super) path: Mutex<Option<PathMtu>>,
 }
 
 impl Peer {
     pub(super) fn new(port: PortId, remote: IpAddr) -> Arc<Peer> {
         let status = Mutex::new(PeerStatus::new(remote));
-        Arc::new(Peer { port, remote, alive: AtomicBool::new(true), status })
+        Arc::new(Peer { port, remote, alive: AtomicBool::new(true), status, path: Mutex::default() })
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! A port made of memory, to drive the engine without a kernel interface.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod inner;
 pub(crate) mod net;
 
 use std::io;
@@ -71,6 +72,38 @@ impl Wire {
 
     pub(crate) fn io(self: &Arc<Wire>) -> PortIo {
         PortIo { rx: vec![Box::new(WireRx(Arc::clone(self)))], tx: vec![Arc::new(WireTx(Arc::clone(self)))] }
+    }
+}
+
+/// Both ends of a cable between two ports, which take superframes as a packet socket does.
+pub(crate) fn cable() -> (PortIo, PortIo) {
+    let caps = TxCaps { tunnel_gso: false, ..TxCaps::ALL };
+    let (a, b) = (Wire::new(caps), Wire::new(caps));
+    let end = |near: &Arc<Wire>, far: &Arc<Wire>| PortIo {
+        rx: vec![Box::new(WireRx(Arc::clone(near)))],
+        tx: vec![Arc::new(CableTx(Arc::clone(far)))],
+    };
+    (end(&a, &b), end(&b, &a))
+}
+
+/// What is sent here arrives at the far end.
+struct CableTx(Arc<Wire>);
+
+impl TxQueue for CableTx {
+    fn caps(&self) -> TxCaps {
+        self.0.caps
+    }
+
+    fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
+        for packet in batch.drain(..) {
+            stats.packets += 1;
+            stats.bytes += packet.len() as u64;
+            if !self.0.broken.load(Ordering::Relaxed) {
+                self.0.rx.push((packet.to_vec(), packet.meta().offload));
+            }
+            pool.put(packet);
+        }
+        self.0.kick();
     }
 }
 
