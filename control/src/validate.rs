@@ -209,3 +209,5 @@ fn interface<'a>(name: &'a str, spec: &'a PortSpec) -> Option<(Option<&'a str>, 
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod l3_tests;

@@ -105,6 +105,15 @@ named!(NatSpec, "nat", nat, validate::nat, {
     }
 });
 
+/// Whether two objects differ in more than whose they are.
+pub(crate) fn differs<T: Named>(a: Option<&T>, b: Option<&T>) -> bool {
+    let mut owned = a.cloned();
+    if let (Some(a), Some(b)) = (&mut owned, b) {
+        a.set_owner(b.owner());
+    }
+    owned.as_ref() != b
+}
+
 /// An address or prefix in the characters of names.
 fn plain(text: &str) -> String {
     text.replace('/', "-").replace(':', "_")

@@ -18,6 +18,7 @@ use crate::model::l3::{
     CtCount, CtFilter, CtRow, GatewayStatus, LeaseRow, NatStatus, NeighbourRow, RouteStatus, UplinkKind,
     UplinkStatus,
 };
+use crate::model::objects::differs;
 use crate::model::{Desired, PortKind, PortSpec};
 use crate::net::explain;
 use crate::validate::{gateway_place, port_config};
@@ -74,7 +75,7 @@ impl L3State {
 
     /// Whether an uplink is desired as it was.
     fn unchanged(&self, desired: &Desired, name: &str) -> bool {
-        self.desired.uplinks.get(name) == desired.uplinks.get(name)
+        !differs(self.desired.uplinks.get(name), desired.uplinks.get(name))
     }
 }
 
@@ -102,13 +103,12 @@ impl KernelWorld {
     fn open_uplink(&mut self, desired: &Desired, name: &str) -> Result<Uplink> {
         let spec = desired.uplinks[name].clone();
         let published = Published::of(desired, name);
-        let within = |e: Error| e.within(format_args!("uplink {name}"));
-        let (device, seen, io) = Uplink::open(name, &spec, &published).map_err(within)?;
+        let (device, seen, io) = Uplink::open(name, &spec, &published)?;
         let full = || Error::failed("the switch has no room for another uplink");
         let id = self.engine.add_l3_port(seen.mtu).ok_or_else(full)?;
         if let Err(e) = self.engine.attach_port(id, io, false) {
             self.engine.remove_port(id);
-            return Err(within(explain("cannot attach it to the switch", &e)));
+            return Err(explain("cannot attach it to the switch", &e));
         }
         Ok(Uplink { id, spec, device, seen })
     }
@@ -151,10 +151,12 @@ impl KernelWorld {
                 continue;
             }
             // An edit that is undone finds what it had put aside.
-            let aside = self.l3.parked.get(name).is_some_and(|u| u.spec == *spec);
+            let aside = self.l3.parked.get(name).is_some_and(|u| !differs(Some(&u.spec), Some(spec)));
             let uplink = match aside.then(|| self.l3.parked.remove(name)).flatten() {
                 Some(uplink) => uplink,
-                None => self.open_uplink(desired, name)?,
+                None => {
+                    self.open_uplink(desired, name).map_err(|e| e.within(format_args!("uplink {name}")))?
+                }
             };
             self.l3.uplinks.insert(name.clone(), uplink);
             steps.push(Step::Opened(name.clone()));

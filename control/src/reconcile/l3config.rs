@@ -16,6 +16,7 @@ use super::l3::default_prefix;
 use super::uplinks::Uplink;
 use crate::model::Desired;
 use crate::model::l3::{CtSpec, Filtering, GatewaySpec, NatKind, NatSpec, Proto, UplinkKind};
+use crate::model::objects::differs;
 use crate::validate::gateway_place;
 use crate::validate::nat::{bridges, masquerade_ports};
 use crate::validate::route::{Exit, exit};
@@ -133,13 +134,6 @@ pub(super) fn build(
         });
         debug_assert!(desired.uplinks.contains_key(name));
     }
-    let strict = |kind_differs: bool, error: Error, down: &mut BTreeMap<String, Error>, name: &str| {
-        if kind_differs {
-            return Err(error);
-        }
-        down.insert(name.to_owned(), error);
-        Ok(())
-    };
     // Those that users made come first: of two with one metric the first counts.
     for (name, spec) in &desired.routes {
         let leads = exit(desired, spec).and_then(|exit| match exit {
@@ -158,10 +152,11 @@ pub(super) fn build(
                 metric: spec.metric.unwrap_or(0),
             }),
             Err(error) => {
-                let error = error.within(format_args!("route {name}"));
-                let differs = before.is_some_and(|b| b.routes.get(name) != Some(spec));
                 let waits = error.kind == crate::ErrorKind::Failed;
-                strict(differs && !waits, error, &mut down.routes, name)?;
+                if !waits && before.is_some_and(|b| differs(b.routes.get(name), Some(spec))) {
+                    return Err(error.within(format_args!("route {name}")));
+                }
+                down.routes.insert(name.clone(), error);
             }
         }
     }
@@ -178,10 +173,11 @@ pub(super) fn build(
         match self::rules(state, numbers, desired, name, spec) {
             Ok(all) => config.nat.extend(all),
             Err(error) => {
-                let error = error.within(format_args!("nat {name}"));
-                let differs = before.is_some_and(|b| b.nat.get(name) != Some(spec));
                 let waits = !state.uplinks.contains_key(&spec.uplink);
-                strict(differs && !waits, error, &mut down.nat, name)?;
+                if !waits && before.is_some_and(|b| differs(b.nat.get(name), Some(spec))) {
+                    return Err(error.within(format_args!("nat {name}")));
+                }
+                down.nat.insert(name.clone(), error);
             }
         }
     }
