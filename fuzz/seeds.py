@@ -7,6 +7,7 @@ import tempfile
 
 from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.all import (ARP, BOOTP, DHCP, GRE, ICMP, IP, IPv6, TCP, UDP, VXLAN, Dot1AD, Dot1Q, Ether, ICMPv6EchoRequest,
+                       ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr,
                        IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, PcapNgWriter,
                        Raw, fragment, raw, wrpcap)
 
@@ -251,3 +252,32 @@ write("dhcp", "decline", dhcp("discover", options=offer[1:]) + dhcp("decline", o
 write("dhcp", "identifier", dhcp("discover", options=[("client_id", b"\0web"), ("hostname", b"web-1"), ("max_dhcp_size", 1472)]) +
       dhcp("request", options=offer[1:]))
 write("dhcp", "overload", dhcp("discover", options=[("dhcp-option-overload", 3)], file=b"\x32\x04\x0a\0\0\x65\xff", sname=b"\x0c\x01a\xff"))
+
+
+def routed(*packets, iface=0, way=0x80):
+    """Packets to the router: its MAC address is the destination of ETH."""
+    return b"".join(bytes([iface, way, 3]) + frame(vnet(), packet) for packet in packets)
+
+
+ASK4 = ARP(op="who-has", hwsrc=ETH.src, psrc="10.0.0.1", pdst="10.0.0.254")
+TOLD4 = ARP(op="is-at", hwsrc=ETH.src, psrc="10.0.1.7", hwdst=ETH.dst, pdst="10.0.1.254")
+NS = IPv6(src="fd00::1", dst="ff02::1:ff00:fe", hlim=255) / ICMPv6ND_NS(tgt="fd00::fe") / ICMPv6NDOptSrcLLAddr(lladdr=ETH.src)
+NA = IPv6(src="fd01::7", dst="fd01::fe", hlim=255) / ICMPv6ND_NA(tgt="fd01::7") / ICMPv6NDOptDstLLAddr(lladdr=ETH.src)
+RS = IPv6(src="fe80::1", dst="ff02::2", hlim=255) / ICMPv6ND_RS() / ICMPv6NDOptSrcLLAddr(lladdr=ETH.src)
+FAR4, FAR6 = IP(src="10.0.0.1", dst="10.0.1.7"), IPv6(src="fd00::1", dst="fd01::7")
+write("router", "arp", routed(ETH / ASK4, ETH / FAR4 / udp(20)) + routed(ETH / TOLD4, iface=1) + routed(ETH / FAR4 / udp(20)))
+write("router", "nd", routed(ETH / NS, ETH / RS, ETH / FAR6 / udp(20)) + routed(ETH / NA, iface=1) + routed(ETH / FAR6 / udp(20)))
+write("router", "ping", routed(ETH / IP(src="10.0.0.1", dst="10.0.0.254") / ICMP() / Raw(b"p"), ETH / IPv6(src="fd00::1", dst="fd00::fe") /
+      ICMPv6EchoRequest()))
+write("router", "errors", routed(ETH / IP(src="10.0.0.1", dst="198.51.100.1", ttl=1) / udp(20), ETH / IP(src="10.0.0.1", dst="198.51.100.1",
+      flags="DF") / udp(1400), ETH / FAR6 / udp(1400), ETH / IP(src="10.0.0.1", dst="10.0.0.254") / udp(9)))
+write("router", "cut", routed(ETH / IP(src="10.0.0.1", dst="198.51.100.1", options=b"\x94\x04\0\0") / udp(1400)))
+write("router", "options", routed(ETH / IP(src="10.0.0.1", dst="10.0.1.7", options=b"\x83\x04\x04\0") / udp(9),
+      ETH / FAR6 / IPv6ExtHdrRouting(segleft=1) / udp(9)))
+write("router", "outside", routed(ETH / IP(src="198.51.100.1", dst="192.0.2.10") / udp(9), iface=2, way=0x84) +
+      routed(ETH / IP(src="198.51.100.1", dst="10.0.0.1", ttl=1) / udp(9), iface=2) +
+      routed(ETH / IP(src="198.51.100.1", dst="203.0.113.10") / udp(9), iface=3, way=0x84))
+write("router", "dhcp", routed(ETH / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) /
+      BOOTP(chaddr=b"\x02\0\0\0\0\x09", xid=7) / DHCP(options=[("message-type", "discover"), "end"])))
+write("router", "nobody", b"".join(routed(ETH / IP(src="10.0.0.1", dst=f"10.0.1.{n}") / udp(9)) for n in range(1, 12)) +
+      b"\0\x80\xff" * 3)

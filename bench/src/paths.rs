@@ -2,12 +2,15 @@
 //! cycles per packet are taken of.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use trunkline_engine::{BridgeId, Engine, EngineConfig, PortIo};
-use trunkline_packet::{PortId, VlanId};
+use ipnet::IpNet;
+use trunkline_engine::{BridgeId, Engine, EngineConfig, Gateway, L3Config, PortIo, Uplink};
+use trunkline_nat::{Filtering, Prefix, Rule, RuleId, Zone};
+use trunkline_packet::{MacAddr, PortId, VlanId};
 use trunkline_ports::null::{NullRx, NullTx};
 use trunkline_ports::replay::{Replay, ReplayConfig};
 use trunkline_switch::{BridgeConfig, PortConfig, VlanMode};
@@ -23,32 +26,58 @@ pub struct Scenario {
     pub help: &'static str,
     mix: Mix,
     vlan: bool,
+    layer: Layer,
+}
+
+/// How far up a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Layer {
+    Switched,
+    Routed,
+    Translated,
 }
 
 const ONE: Mix = Mix { flows: 1, macs: 1, len: 60 };
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "l2-1-flow", help: "forwarded, one flow", mix: ONE, vlan: false },
+    Scenario { name: "l2-1-flow", help: "forwarded, one flow", mix: ONE, vlan: false, layer: Layer::Switched },
     Scenario {
         name: "l2-1k-flows",
         help: "forwarded, 1,000 flows of one address",
         mix: Mix { flows: 1000, ..ONE },
         vlan: false,
+        layer: Layer::Switched,
     },
     Scenario {
         name: "l2-10k-flows",
         help: "learned and forwarded, 10,000 flows of 1,000 addresses",
         mix: Mix { flows: 10_000, macs: 1000, ..ONE },
         vlan: false,
+        layer: Layer::Switched,
     },
     Scenario {
         name: "l2-100k-macs",
         help: "learned and forwarded, 100,000 addresses",
         mix: Mix { flows: 100_000, macs: 100_000, ..ONE },
         vlan: false,
+        layer: Layer::Switched,
     },
-    Scenario { name: "vlan-push", help: "from an access port to a trunk", mix: ONE, vlan: true },
+    Scenario { name: "vlan-push", help: "from an access port to a trunk", mix: ONE, vlan: true, layer: Layer::Switched },
+    Scenario {
+        name: "l3-10k-flows",
+        help: "routed from a bridge to an uplink, tracked, 10,000 flows",
+        mix: Mix { flows: 10_000, ..ONE },
+        vlan: false,
+        layer: Layer::Routed,
+    },
+    Scenario {
+        name: "nat-10k-flows",
+        help: "masqueraded from a bridge to an uplink, 10,000 flows",
+        mix: Mix { flows: 10_000, ..ONE },
+        vlan: false,
+        layer: Layer::Translated,
+    },
 ];
 
 /// An engine with one worker, a bridge and a null port behind which [`SINK`] is.
@@ -67,6 +96,10 @@ impl Path {
     pub fn new(scenario: Scenario) -> io::Result<Path> {
         let engine = Engine::start(EngineConfig { workers: 1, pin: false, spin_us: 0 })?;
         let bridge = engine.add_bridge(BridgeConfig { max_macs: 1 << 20, ..BridgeConfig::default() });
+        if scenario.layer != Layer::Switched {
+            let out = route(&engine, bridge, scenario.layer == Layer::Translated)?;
+            return Ok(Path { engine, bridge, out, scenario });
+        }
         let out = add_port(&engine, bridge, PortConfig::new(PortId::NONE))?;
         let io = PortIo { rx: vec![Box::new(NullRx::new()?)], tx: vec![Arc::new(NullTx)] };
         engine.attach_port(out, io, false)?;
@@ -108,6 +141,47 @@ impl Path {
         self.engine.remove_port(input);
         Ok((expected, took))
     }
+}
+
+/// Makes [`SINK`] the gateway of the bridge, and an uplink with a null port where the frames are addressed to.
+/// Returns that port.
+fn route(engine: &Engine, bridge: BridgeId, masquerade: bool) -> io::Result<PortId> {
+    let out = engine.add_l3_port(65535).ok_or_else(|| io::Error::other("no slot for a port"))?;
+    let io = PortIo { rx: vec![Box::new(NullRx::new()?)], tx: vec![Arc::new(NullTx)] };
+    engine.attach_port(out, io, false)?;
+    let (zone, uplink, own) = (Zone(0), trunkline_nat::Uplink(0), Ipv4Addr::new(192, 0, 2, 10));
+    let net = |addr: Ipv4Addr, len| IpNet::new(addr.into(), len).map_err(io::Error::other);
+    let gateway = Gateway {
+        port: add_port(engine, bridge, PortConfig::new(PortId::NONE))?,
+        mac: SINK,
+        addresses: vec![net(Ipv4Addr::new(10, 0, 255, 254), 16)?],
+        mtu: 1500,
+        zone,
+        open: false,
+        dhcp: None,
+        ra: None,
+    };
+    let up = Uplink {
+        port: out,
+        uplink,
+        mac: MacAddr([2, 0, 0x30, 0, 0, 0]),
+        addresses: vec![net(own, 24)?],
+        mtu: 1500,
+        shared: false,
+        nd_proxy: Vec::new(),
+    };
+    let from = Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).ok_or_else(|| io::Error::other("no prefix"))?;
+    let (pool, ports, filtering) = (vec![own.into()], (1024, 65535), Filtering::default());
+    let rule = Rule::Masquerade { zone, from, uplink, pool, ports, filtering };
+    let config = L3Config {
+        gateways: vec![gateway],
+        uplinks: vec![up],
+        nat: if masquerade { vec![(RuleId(0), rule)] } else { Vec::new() },
+        ..L3Config::default()
+    };
+    engine.set_l3(config).map_err(io::Error::other)?;
+    engine.set_neighbours(out, &[(Ipv4Addr::new(192, 0, 2, 1).into(), MacAddr([2, 0, 0x30, 0, 0, 1]))]);
+    Ok(out)
 }
 
 const VLAN: VlanId = match VlanId::new(10) {

@@ -13,6 +13,7 @@ pub mod nat;
 pub mod offload;
 pub mod pcap;
 pub mod reassemble;
+pub mod router;
 pub mod tags;
 pub mod tunnels;
 
@@ -32,5 +33,6 @@ pub const TARGETS: &[Target] = &[
     ("offload", offload::target),
     ("pcap", pcap::target),
     ("reassemble", reassemble::target),
+    ("router", router::target),
     ("tags", tags::target),
 ];
