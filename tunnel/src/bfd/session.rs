@@ -69,21 +69,22 @@ pub struct Event {
 /// How long an answer to a padded poll is waited for: RFC 8899 §5.1.1 wants no less than a second.
 const ANSWER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
+/// How long an answer to a padded poll makes other measurements needless.
+const MEASURED: Duration = Duration::from_secs(5);
+
 /// A Poll Sequence (RFC 5880 §6.5), or a padded poll and its repetitions.
 #[derive(Clone, Copy, Debug, Default)]
 struct Poll {
-    /// When the first and the last packet with P left.
+    /// When the first, the last, and the one before the last packet with P left.
     first: Option<Instant>,
+    before: Option<Instant>,
     last: Option<Instant>,
-    /// How many did.
-    count: u32,
 }
 
 impl Poll {
     fn again(&mut self, now: Instant) {
         self.first.get_or_insert(now);
-        self.last = Some(now);
-        self.count += 1;
+        self.before = self.last.replace(now);
     }
 }
 
@@ -105,6 +106,8 @@ pub struct Session {
     padded: Option<Poll>,
     /// It was answered.
     padded_answered: bool,
+    /// When, the last time.
+    padded_measured: Option<Instant>,
     /// Until then an answer may be to an earlier poll, so no padded one leaves.
     settled: Option<Instant>,
     /// An answer with F is due.
@@ -143,6 +146,7 @@ impl Session {
             poll: None,
             padded: None,
             padded_answered: false,
+            padded_measured: None,
             settled: None,
             owes_final: false,
             old_tx: None,
@@ -186,10 +190,14 @@ impl Session {
         self.losses.get()
     }
 
-    /// Starts a Poll Sequence for its round trip; a session may do so at any time (RFC 5880 §6.5). Not needed
-    /// where padded polls are sent, which measure too.
+    /// Starts a Poll Sequence for its round trip; a session may do so at any time (RFC 5880 §6.5). Does nothing
+    /// where padded polls are answered, which measure too, nor while answers to earlier polls may come.
     pub fn measure(&mut self) {
-        if self.state == State::Up && self.padded.is_none() {
+        let not_after = |at: Instant| self.last_rx.is_some_and(|rx| rx < at);
+        let needless = self.padded.is_some()
+            || self.settled.is_some_and(not_after)
+            || self.padded_measured.is_some_and(|at| not_after(at + MEASURED));
+        if self.state == State::Up && !needless {
             self.poll.get_or_insert_default();
         }
     }
@@ -221,7 +229,7 @@ impl Session {
         std::mem::take(&mut self.padded_answered)
     }
 
-    /// The padded poll could not be sent.
+    /// The padded poll could not be sent, or is not waited for any more.
     pub fn forget_padded(&mut self) {
         self.padded = None;
     }
@@ -283,24 +291,26 @@ impl Session {
         let asked = match self.padded.take() {
             Some(padded) => {
                 self.padded_answered = true;
+                self.padded_measured = Some(now);
                 padded
             }
             None => {
-                let Some(poll) = self.poll.take_if(|poll| poll.count > 0) else { return };
+                let Some(poll) = self.poll.take_if(|poll| poll.last.is_some()) else { return };
                 (self.old_tx, self.old_rx) = (None, None);
                 poll
             }
         };
         let (Some(first), Some(last)) = (asked.first, asked.last) else { return };
-        let [least, most] = [last, first].map(|sent| now.saturating_duration_since(sent));
-        let usual = self.round_trip.is_some_and(|rtt| least <= rtt.longest());
-        if asked.count == 1 || usual {
+        let since = |sent: Instant| now.saturating_duration_since(sent);
+        // An answer to an earlier one would have come long ago.
+        let last_only = |before| self.round_trip.is_some_and(|rtt| since(before) > rtt.longest());
+        if asked.before.is_none_or(last_only) {
             self.slowest = None;
-            RoundTrip::add(&mut self.round_trip, least);
+            RoundTrip::add(&mut self.round_trip, since(last));
         } else {
             // Which one it answers is not known (RFC 6298 §3), but no answer took longer than this one, if it
             // is the first's. The others may be answered too.
-            let most = most.min(ANSWER[1]);
+            let most = since(first).min(ANSWER[1]);
             self.slowest = Some(most);
             self.settled = Some((last + most).max(now) + self.answer_timeout());
         }

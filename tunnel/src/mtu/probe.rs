@@ -165,6 +165,9 @@ impl Prober {
                 if self.losses >= self.tries(sent.size, session) {
                     self.losses = 0;
                     self.vanished(now, sent.size);
+                    if self.phase == Phase::Asking {
+                        session.forget_padded();
+                    }
                 }
             }
         }
