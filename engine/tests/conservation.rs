@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use memory::assert_conserved;
+use memory::net::Net;
 use rustix::event::{EventfdFlags, eventfd};
-use trunkline_engine::{Engine, EngineConfig, PortIo};
+use trunkline_engine::{BfdOptions, Engine, EngineConfig, EngineEvent, PortIo, TunnelConfig};
 use trunkline_packet::{
     Batch, Checksum, DropReason, Gso, GsoKind, Offload, Packet, Pool, PortId, VlanId, segment,
 };
+use trunkline_ports::underlay::{Arrival, Family, UdpOptions};
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue, SendStats, TxCaps, TxQueue};
 use trunkline_switch::{BridgeConfig, PortConfig, VlanMode};
+use trunkline_tunnel::{Endpoint, GreKey, Kind, NetId, Nets, Vni};
 
 const FRAMES: usize = 4000;
 const MTU: u32 = 1400;
@@ -223,5 +226,128 @@ fn every_packet_ends_in_one_place() {
         ("down", memory::drops(&e, ports[6], DropReason::EgressDown)),
     ] {
         assert!(count > 50, "hardly anything tested: {name} {count}");
+    }
+}
+
+/// The same through tunnels, of which most comes back: as it was, damaged, merged with others, or by another
+/// way. Some of what they send is refused.
+#[test]
+fn every_packet_through_tunnels_ends_in_one_place() {
+    let net = Net::new();
+    net.refuse.store(17, Ordering::Relaxed);
+    let host = net.host("192.0.2.1");
+    let config = EngineConfig { workers: 2, pin: false, spin_us: 0 };
+    let e = Engine::start_with(config, host.opener()).unwrap();
+    let br = e.add_bridge(BridgeConfig::default());
+    let vid = |v| VlanId::new(v).unwrap();
+    let plain = || PortConfig::new(PortId::NONE);
+    let add = || e.add_port(br, plain(), MTU).unwrap();
+    let address = |n: u8| std::net::IpAddr::from([192, 0, 2, n]);
+    let vni = |n| NetId::Vni(Vni::new(n).unwrap());
+    let tunnel = |kind, net, remotes: &[u8]| {
+        let mut endpoint = Endpoint::new(PortId::NONE, kind, net);
+        endpoint.remotes = remotes.iter().map(|&n| address(n)).collect();
+        endpoint.inner_mtu = 1390;
+        TunnelConfig { bfd: (kind == Kind::Geneve).then(BfdOptions::default), ..TunnelConfig::new(endpoint) }
+    };
+    let mut mapped = tunnel(Kind::Vxlan, vni(1), &[2]);
+    mapped.endpoint.nets = Nets::Map(vec![(vid(10), vni(10)), (VlanId::NONE, vni(11))]);
+    let mut sequenced = tunnel(Kind::Gre, NetId::Key(GreKey(1)), &[2]);
+    (sequenced.endpoint.gre_sequence, sequenced.endpoint.gre_checksum) = (true, true);
+    let mut ports = Vec::new();
+    for config in [
+        mapped,
+        sequenced,
+        tunnel(Kind::Vxlan, vni(2), &[2, 3]),
+        tunnel(Kind::Vxlan, vni(3), &[]),
+        tunnel(Kind::Geneve, vni(4), &[3]),
+        tunnel(Kind::Gre, NetId::None, &[3]),
+    ] {
+        let port = add();
+        e.set_tunnel(port, config).unwrap();
+        ports.push(port);
+    }
+    let mut sources = Vec::new();
+    for i in 0..2 {
+        let port = add();
+        let ready = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+        let chaos =
+            Chaos { ready, random: Random(i), left: FRAMES, port: 6 + i as u8, last: Default::default() };
+        let tx = Judge { caps: TxCaps::ALL, turn: AtomicU64::new(0) };
+        sources.push(port);
+        ports.push(port);
+        e.attach_port(port, PortIo { rx: vec![Box::new(chaos)], tx: vec![Arc::new(tx)] }, false).unwrap();
+    }
+    // The far ends.
+    let mut far = Vec::new();
+    for n in [2, 3] {
+        let opener = net.host(&format!("192.0.2.{n}")).opener();
+        for port in [4789, 6081] {
+            let options =
+                UdpOptions { family: Family::V4, port, queues: 1, groups: Vec::new(), checksum6: false };
+            far.extend(opener.udp(&options).unwrap().rx);
+        }
+        far.extend(opener.gre(Family::V4).unwrap().rx);
+    }
+    let (mut pool, mut batch, mut arrivals) = (Pool::new(64, 8), Batch::new(), Vec::new());
+    let mut random = Random(9);
+    let end = Instant::now() + Duration::from_secs(60);
+    let all = |e: &Engine| sources.iter().all(|&p| e.counters(p).rx_packets == FRAMES as u64);
+    let mut idle = 0;
+    while (!all(&e) || idle < 3) && Instant::now() < end {
+        let mut came = 0;
+        for rx in &mut far {
+            rx.recv(&mut pool, &mut batch, &mut arrivals, 64, &mut RecvStats::default());
+            for (packet, arrival) in batch.drain(..).zip(arrivals.drain(..)) {
+                // Everything that is sent back is flooded again: it must become less.
+                if random.below(14) > 0 {
+                    continue;
+                }
+                came += 1;
+                let mut bytes = packet.to_vec();
+                let back = Arrival { src: arrival.dst, dst: arrival.src, ..arrival };
+                let at = random.below(bytes.len().clamp(1, 90));
+                match random.below(8) {
+                    0 => bytes.truncate(at),
+                    1 | 2 if at < bytes.len() => bytes[at] = random.below(256) as u8,
+                    3 => net.deliver(bytes.clone(), Arrival { gro: Some(at as u16), ..back }),
+                    4 => net.deliver(bytes.clone(), Arrival { src: address(random.below(6) as u8), ..back }),
+                    _ => {}
+                }
+                net.deliver(bytes, back);
+            }
+        }
+        idle = if came == 0 { idle + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for event in e.events().try_iter() {
+        assert!(!matches!(event, EngineEvent::PortFailed { .. }), "{event:?}");
+    }
+    assert!(all(&e));
+    // Ends liveness, which would go on sending.
+    let silent = TunnelConfig { bfd: None, ..tunnel(Kind::Geneve, vni(4), &[3]) };
+    e.set_tunnel(ports[4], silent).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    e.update_bridge(br, BridgeConfig::default());
+    assert_conserved(&e, &ports);
+    let sum = |f: fn(&trunkline_engine::PortCounters) -> u64| -> u64 {
+        ports.iter().map(|&p| f(&e.counters(p))).sum()
+    };
+    let dropped = |r: DropReason| -> u64 {
+        let under = e.underlay_counters().drops[r.index()];
+        under + ports.iter().map(|&p| memory::drops(&e, p, r)).sum::<u64>()
+    };
+    for (name, count) in [
+        ("came by tunnels", ports[..6].iter().map(|&p| e.counters(p).rx_packets).sum::<u64>()),
+        ("made", sum(|c| c.generated)),
+        ("absorbed", sum(|c| c.absorbed)),
+        ("refused", dropped(DropReason::EgressFull)),
+        ("truncated", dropped(DropReason::TunnelTruncated)),
+        ("unknown", dropped(DropReason::UnknownRemote)),
+        ("sequence", dropped(DropReason::GreSequence)),
+        ("too big", dropped(DropReason::Mtu)),
+        ("unmapped", dropped(DropReason::UnmappedVlan)),
+    ] {
+        assert!(count > 20, "hardly anything tested: {name} {count}");
     }
 }

@@ -26,17 +26,18 @@ impl Inner {
         let header = if self.tcp { 20 + options.len() } else { 8 };
         let len = header + self.payload;
         let protocol = if self.tcp { 6 } else { 17 };
-        let addresses;
+        let addresses = match self.v6 {
+            true => [[0xfd, src].repeat(8), [0xfd, dst].repeat(8)].concat(),
+            false => vec![10, 0, 0, src, 10, 0, 0, dst],
+        };
         if self.v6 {
             b.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
             b.extend((len as u16).to_be_bytes());
             b.extend([protocol, 64]);
-            addresses = [[0xfd, src].repeat(8), [0xfd, dst].repeat(8)].concat();
         } else {
             b.extend([8, 0, 0x45, 0]);
             b.extend((len as u16 + 20).to_be_bytes());
             b.extend([0, 1, if self.df { 0x40 } else { 0 }, 0, 64, protocol, 0, 0]);
-            addresses = vec![10, 0, 0, src, 10, 0, 0, dst];
         }
         b.extend(&addresses);
         if !self.v6 {

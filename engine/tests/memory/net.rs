@@ -20,13 +20,18 @@ const GRE: u8 = 47;
 /// What carries datagrams between hosts.
 pub(crate) struct Net {
     /// By address and UDP port (0: GRE).
-    inboxes: Mutex<HashMap<(IpAddr, u16), Vec<Arc<Inbox>>>>,
+    inboxes: Mutex<Inboxes>,
     pub(crate) mtu: AtomicUsize,
     /// Nothing arrives.
     pub(crate) cut: AtomicBool,
     /// Runs stay merged.
     pub(crate) gro: AtomicBool,
+    /// Of so many runs, one is not sent; 0: all are.
+    pub(crate) refuse: AtomicUsize,
+    turn: AtomicUsize,
 }
+
+type Inboxes = HashMap<(IpAddr, u16), Vec<Arc<Inbox>>>;
 
 /// Where datagrams wait for a receiver.
 struct Inbox {
@@ -41,6 +46,8 @@ impl Net {
             mtu: AtomicUsize::new(1500),
             cut: AtomicBool::new(false),
             gro: AtomicBool::new(true),
+            refuse: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
         })
     }
 
@@ -183,6 +190,12 @@ impl DatagramTx for Tx {
                 proto: self.proto,
                 gro: None,
             };
+            let turn = self.net.turn.fetch_add(1, Ordering::Relaxed);
+            if turn.checked_rem(self.net.refuse.load(Ordering::Relaxed)) == Some(0) {
+                let lost = packets.iter().filter(|p| p.meta().frames > 0).count();
+                stats.drops[DropReason::EgressFull.index()] += lost as u32;
+                continue;
+            }
             let fits = |len: usize| !d.df || len + headers <= self.net.mtu.load(Ordering::Relaxed);
             let mut merged = Vec::new();
             for packet in packets {
