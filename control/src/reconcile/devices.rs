@@ -186,6 +186,13 @@ impl KernelWorld {
                 }
                 changed.then_some(name)
             }
+            // What it receives by has failed: set up again, it gets new sockets.
+            Some(Device::Tunnel(_)) if fatal => {
+                if let Err(error) = self.open_tunnel(&name) {
+                    self.lose(&name, error);
+                }
+                Some(name)
+            }
             Some(_) if fatal => {
                 let why = error.map_or_else(String::new, |e| e.to_string());
                 let port = self.ports.get_mut(&name)?;

@@ -213,7 +213,7 @@ impl TapDevice {
     /// Changes the MTU that it has when none is given; true when that is the case and the MTU changed.
     pub(super) fn set_default_mtu(&mut self, spec: &PortSpec, mtu: u32) -> Result<bool> {
         let given = Wish::of("", spec).is_none_or(|wish| wish.link.mtu.is_some());
-        if self.default_mtu == mtu || self.aside {
+        if self.default_mtu == mtu || self.aside || !self.is_alive() {
             return Ok(false);
         }
         if !given && !self.place.adopt {

@@ -11,6 +11,7 @@ use trunkline_tunnel::mtu::{InnerMtu, Why, inner_mtu, overhead};
 use trunkline_tunnel::{Endpoint, Kind, Nets, Tunnels, bfd};
 
 use super::tap::DEFAULT_MTU;
+use super::uplinks::Uplink;
 use super::world::{Device, KernelWorld, NO_MTU, Port};
 use crate::model::tunnel::Liveness;
 use crate::model::{PeerStatus, PortSpec, StaticFdb, TunnelSpec};
@@ -20,6 +21,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// A tunnel in force.
 pub(super) struct Tunnel {
+    /// What carries it; `None` while its uplink is down: the engine has no tunnel then.
+    carrier: Option<Underlay>,
     /// The way to each remote, and to the group.
     paths: Vec<(IpAddr, io::Result<Path>)>,
     /// The inner MTU: the least that any remote's path takes.
@@ -36,6 +39,7 @@ impl Tunnel {
     fn look(
         spec: &PortSpec,
         (kind, t): (Kind, &TunnelSpec),
+        by: &By<'_>,
         before: Option<&Tunnel>,
         peers: &[EnginePeer],
     ) -> Result<Tunnel> {
@@ -45,9 +49,10 @@ impl Tunnel {
         let mut least: Option<(InnerMtu, String)> = None;
         let mut paths = Vec::new();
         for (remote, overhead) in overheads {
-            let found = match &t.group_interface {
-                Some(interface) if Some(remote) == t.group => on_link(remote, interface),
-                _ => path(remote, t.local),
+            let found = match (&t.group_interface, by) {
+                (Some(interface), By::Sockets) if Some(remote) == t.group => on_link(remote, interface),
+                (_, By::Sockets) => path(remote, t.local),
+                (_, By::Uplink(name, uplink)) => by_uplink(remote, t.local, name, *uplink),
             };
             let probed = peers.iter().find(|p| p.remote == remote).and_then(|p| p.path_mtu);
             let found = found.map(|p| Path { mtu: p.mtu.min(probed.map_or(p.mtu, u32::from)), ..p });
@@ -69,7 +74,7 @@ impl Tunnel {
                 (inner, format!("the path is not known; as if it took {DEFAULT_MTU}"))
             }
         };
-        Ok(Tunnel { paths, inner, why })
+        Ok(Tunnel { carrier: by.carrier(), paths, inner, why })
     }
 
     /// Why no frames pass, if none do: there is no way to any remote, or none of them lives.
@@ -160,9 +165,41 @@ fn why(why: Why, remote: IpAddr, path: u32, overhead: u16) -> String {
     }
 }
 
-/// Whether an address is this host's: the kernel sends to it from itself.
-pub(super) fn is_own(address: IpAddr) -> bool {
-    path(address, None).is_ok_and(|p| p.source == address)
+/// What carries a tunnel.
+enum By<'a> {
+    /// The kernel's sockets.
+    Sockets,
+    /// An uplink by name, if it is up.
+    Uplink(&'a str, Option<&'a Uplink>),
+}
+
+impl By<'_> {
+    fn carrier(&self) -> Option<Underlay> {
+        match self {
+            By::Sockets => Some(Underlay::Sockets),
+            By::Uplink(_, uplink) => uplink.map(|u| Underlay::Uplink(u.id)),
+        }
+    }
+}
+
+/// The way to a remote by an uplink, as far as the uplink itself tells.
+fn by_uplink(remote: IpAddr, local: Option<IpAddr>, name: &str, uplink: Option<&Uplink>) -> io::Result<Path> {
+    let error = |kind, text: String| Err(io::Error::new(kind, text));
+    let Some(uplink) = uplink else {
+        return error(io::ErrorKind::NetworkDown, format!("uplink {name} is down"));
+    };
+    let own = || uplink.seen.addresses.iter().filter(|net| net.addr().is_ipv4() == remote.is_ipv4());
+    if let Some(local) = local.filter(|local| own().all(|net| net.addr() != *local)) {
+        return error(io::ErrorKind::AddrNotAvailable, format!("{local} is not an address of uplink {name}"));
+    }
+    let near = own().find(|net| net.contains(&remote)).or_else(|| own().next());
+    let Some(source) = local.or(near.map(ipnet::IpNet::addr)) else {
+        return error(
+            io::ErrorKind::NetworkUnreachable,
+            format!("uplink {name} has no address to reach {remote} from"),
+        );
+    };
+    Ok(Path { mtu: uplink.seen.mtu, source, interface: 0 })
 }
 
 /// Static entries that name a remote of a port.
@@ -182,10 +219,10 @@ impl KernelWorld {
         statics: &[StaticFdb],
     ) -> Result<()> {
         let Some((kind, t)) = spec.kind.tunnel() else { return Ok(()) };
-        if let Some(underlay) = &t.underlay {
-            return Err(Error::failed(format!("there is no uplink {underlay}"))
-                .hint("leave underlay out: the kernel's sockets are used then"));
-        }
+        let Some(underlay) = tunnel.carrier else {
+            self.engine.detach_port(id);
+            return Ok(());
+        };
         let default = BfdOptions::default();
         let interval = t.bfd_interval.unwrap_or(default.min_tx_ms);
         let bfd = BfdOptions {
@@ -196,7 +233,7 @@ impl KernelWorld {
         let endpoint = Endpoint { inner_mtu: tunnel.inner.mtu, ..endpoint(id, kind, t, spec)? };
         let config = TunnelConfig {
             endpoint,
-            underlay: Underlay::Sockets,
+            underlay,
             mss_clamp: t.mss_clamp,
             bfd: t.bfd.unwrap_or_default().then_some(bfd),
             learn_remotes: t.learn_remotes,
@@ -214,7 +251,7 @@ impl KernelWorld {
     /// that cannot be reached is no error: the port is down then.
     pub(super) fn add_tunnel(&mut self, name: &str, spec: &PortSpec) -> Result<()> {
         let Some(kind) = spec.kind.tunnel() else { return Ok(()) };
-        let tunnel = Tunnel::look(spec, kind, None, &[])?;
+        let tunnel = Tunnel::look(spec, kind, &self.by(kind.1), None, &[])?;
         not_ours(&tunnel)?;
         let id = self.slot(spec, NO_MTU)?;
         let set = self.set_tunnel(id, name, spec, &tunnel, self.statics(&spec.bridge));
@@ -234,7 +271,7 @@ impl KernelWorld {
             _ => None,
         };
         let peers = self.engine.tunnel_peers(*id);
-        let tunnel = Tunnel::look(spec, kind, before, &peers)?;
+        let tunnel = Tunnel::look(spec, kind, &self.by(kind.1), before, &peers)?;
         not_ours(&tunnel)?;
         self.engine.update_port(*id, self.l3.role(spec)?, NO_MTU);
         self.set_tunnel(*id, name, spec, &tunnel, self.statics(&spec.bridge))?;
@@ -253,8 +290,8 @@ impl KernelWorld {
         };
         let Some(kind) = spec.kind.tunnel() else { return false };
         let peers = self.engine.tunnel_peers(*id);
-        let Ok(now) = Tunnel::look(spec, kind, Some(before), &peers) else { return false };
-        let mut trouble = now.trouble(&peers);
+        let Ok(now) = Tunnel::look(spec, kind, &self.by(kind.1), Some(before), &peers) else { return false };
+        let trouble = now.trouble(&peers);
         if (now.inner.mtu, now.inner.fragment) != (before.inner.mtu, before.inner.fragment) {
             tracing::info!(
                 port = name,
@@ -263,7 +300,9 @@ impl KernelWorld {
                 "the inner MTU of a tunnel changed"
             );
             if let Err(error) = self.set_tunnel(*id, name, spec, &now, self.statics(&spec.bridge)) {
-                trouble = Some(error);
+                // What is in force stays, so that the next look tries again.
+                let Some(port) = self.ports.get_mut(name) else { return false };
+                return port.trouble.replace(error.clone()) != Some(error);
             }
         }
         let Some(port) = self.ports.get_mut(name) else { return false };
@@ -290,6 +329,30 @@ impl KernelWorld {
             }
         }
         Ok(())
+    }
+
+    fn by<'a>(&'a self, t: &'a TunnelSpec) -> By<'a> {
+        match &t.underlay {
+            None => By::Sockets,
+            Some(name) => By::Uplink(name, self.l3.uplinks.get(name)),
+        }
+    }
+
+    /// Whether an address is this host's, or one of its uplinks'. To its own the kernel sends from itself.
+    pub(super) fn owns(&self, address: IpAddr) -> bool {
+        let uplinks = self.l3.uplinks.values().flat_map(|u| &u.seen.addresses);
+        path(address, None).is_ok_and(|p| p.source == address)
+            || uplinks.into_iter().any(|n| n.addr() == address)
+    }
+
+    /// Uplinks may have come, gone or changed: their tunnels follow at once.
+    pub(super) fn follow_uplinks(&mut self) {
+        for name in self.tunnels() {
+            let by_uplink = |p: &Port| p.spec.kind.tunnel().is_some_and(|(_, t)| t.underlay.is_some());
+            if self.ports.get(&name).is_some_and(by_uplink) && self.tend_tunnel(&name) {
+                self.news.insert(name);
+            }
+        }
     }
 
     fn statics(&self, bridge: &str) -> &[StaticFdb] {

@@ -15,7 +15,7 @@ use super::devices::identity;
 use super::kernel_l3::L3State;
 use super::observe::observe_table;
 use super::tap::{DEFAULT_MTU, TapDevice, Wish, id_of, open_netns};
-use super::tunnels::{Tunnel, is_own};
+use super::tunnels::Tunnel;
 use super::{Notice, World};
 use crate::keeper::{Keeper, Kept, Launch};
 use crate::model::{BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb};
@@ -410,6 +410,7 @@ impl World for KernelWorld {
             self.forget_kept(&name);
         }
         self.hand_over();
+        self.follow_uplinks();
         self.follow_mtus();
     }
 
@@ -509,7 +510,7 @@ impl World for KernelWorld {
     }
 
     fn is_own(&self, address: IpAddr) -> bool {
-        is_own(address)
+        self.owns(address)
     }
 
     fn stop(&mut self, release: bool) {

@@ -11,6 +11,7 @@ use trunkline_tunnel::{Endpoint, GreKey, Kind, NetId, Nets, TableError, Tos, Ttl
 
 use super::port::existing_interface;
 use super::{object_name, port_config, shorten, vlan_mode};
+use crate::model::l3::UplinkKind;
 use crate::model::tunnel::{FIRST_MESH_GROUP, Inherit, member_of, mesh_group};
 use crate::model::{Desired, InnerVlan, MeshSpec, OffloadMode, PortSpec, StaticFdb, TunnelSpec, VlanMode};
 use crate::{Error, Result};
@@ -420,6 +421,9 @@ pub(super) fn tables(old: &Desired, desired: &Desired) -> Result<()> {
         desired.ports.iter().partition(|(name, spec)| old.ports.get(*name) == Some(*spec));
     for (name, spec) in kept.into_iter().chain(edited) {
         let Some((kind, t)) = spec.kind.tunnel() else { continue };
+        if let Some(uplink) = &t.underlay {
+            underlay(desired, uplink, t).map_err(|e| e.within(owner(name)))?;
+        }
         let (endpoints, names) = underlays.entry(t.underlay.as_deref()).or_default();
         let id = u16::try_from(names.len()).map_or(PortId::NONE, PortId);
         endpoints.push(endpoint(id, kind, t, spec).map_err(|e| e.within(owner(name)))?);
@@ -451,6 +455,23 @@ pub(super) fn tables(old: &Desired, desired: &Desired) -> Result<()> {
                 Error::conflict(what).hint("give one of the two another dst-port").within(owner(second))
             }
         });
+    }
+    Ok(())
+}
+
+/// Whether an uplink can carry a tunnel.
+fn underlay(desired: &Desired, uplink: &str, t: &TunnelSpec) -> Result<()> {
+    let sockets = "without underlay the kernel's sockets are used";
+    let Some(spec) = desired.uplinks.get(uplink) else {
+        return Err(Error::not_found(format!("there is no uplink {uplink}"))
+            .hint(format!("see: trunkline uplink list; {sockets}")));
+    };
+    if matches!(spec.kind, UplinkKind::Shared(_)) {
+        return Err(Error::invalid(format!("uplink {uplink} is shared with the host, which has its ports"))
+            .hint(format!("leave underlay out: {sockets}")));
+    }
+    if t.group.is_some() {
+        return Err(Error::invalid("a group needs the kernel's sockets").hint("leave underlay out"));
     }
     Ok(())
 }

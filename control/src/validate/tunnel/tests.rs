@@ -180,6 +180,10 @@ fn tunnels_that_would_take_the_same_packets_are_refused() {
             ),
         ),
         (
+            "[port.also]\nbridge='b'\ntype='gre'\nremotes=['192.0.2.3']\nunderlay='up'",
+            Some("port also: there is no uplink up; see: trunkline uplink list"),
+        ),
+        (
             "[mesh.m]\nbridge='b'\ntype='vxlan'\nvni=7\npeers=['192.0.2.1','192.0.2.2']",
             Some("mesh m, peer 192.0.2.2: port one has the same type"),
         ),
