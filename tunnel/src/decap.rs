@@ -7,7 +7,7 @@ use trunkline_packet::{Batch, DropReason, Offload, Packet, Pool, PortId, Tpid, V
 
 use crate::config::InnerVlan;
 use crate::geneve::GeneveHeader;
-use crate::gre::{GreHeader, TEB};
+use crate::gre::{self, GreHeader, TEB};
 use crate::inner::{finished_sum, infer_offload, take_ecn};
 use crate::outer::{Opened, Outer};
 use crate::table::{Match, Tunnels};
@@ -26,7 +26,7 @@ const FRONT: usize = 512;
 #[inline]
 pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<(), DropReason> {
     let (found, len, gre) = match outer.proto {
-        proto::GRE => gre(packet, outer, tunnels)?,
+        proto::GRE => gre_header(packet, outer, tunnels)?,
         _ => udp(packet, outer, tunnels)?,
     };
     packet.meta_mut().in_port = found.tunnel.endpoint().port;
@@ -140,15 +140,17 @@ fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parse
 }
 
 #[inline]
-fn gre<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
+fn gre_header<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
     let (header, len) = GreHeader::parse(packet.head())?;
     let found = tunnels.gre(outer, header.key)?;
     if header.protocol != TEB {
         return Err(DropReason::TunnelNotEthernet);
     }
     let wrong = if header.checksum {
-        // The checksum of a superframe is filled in as it is cut.
-        !packet.meta().offload.is_gso() && finished_sum(packet, 0).is_none_or(|sum| sum.fold() != 0xffff)
+        // The checksum of a superframe is filled in as it is cut. A Linux sender leaves 0 to be filled in by its
+        // NIC; from a sender on this machine (a guest, a container) it comes so, and Linux takes it, too.
+        let unfinished = packet.meta().offload.is_gso() || read16(packet.head(), gre::CHECKSUM_AT) == Some(0);
+        !unfinished && finished_sum(packet, 0).is_none_or(|sum| sum.fold() != 0xffff)
     } else {
         found.tunnel.endpoint().gre_checksum
     };

@@ -387,3 +387,25 @@ fn what_lies_behind_the_outer_packet_is_cut_off() {
         }
     }
 }
+
+/// A guest or a container on this machine sends what its NIC would have finished on the way.
+#[test]
+fn a_gre_checksum_that_was_left_to_the_nic_is_taken_and_a_wrong_one_is_not() {
+    let (a, b) = hosts(false);
+    let (mut endpoint, mut pool) = (Endpoint::new(PortId(1), Kind::Gre, NetId::None), Pool::new(4, 1));
+    (endpoint.remotes, endpoint.gre_checksum) = (vec![a], true);
+    let table = Tunnels::new(vec![endpoint]).unwrap();
+    let to = Encap::new(TunnelHeader::gre(None, true, false), b);
+    let (_, good) = sent(&Frame::SMALL, &to).unwrap();
+    let outer =
+        trunkline_tunnel::Outer { src: a, dst: b, src_port: 0, dst_port: 0, tos: 0, ttl: 64, proto: 47 };
+    let mut end = |check: [u8; 2]| {
+        let mut bytes = good.clone();
+        bytes[4..6].copy_from_slice(&check);
+        decap(&mut packet(&bytes, &mut pool), &outer, &table)
+    };
+    assert!(good[4..6] != [0, 0]);
+    assert_eq!(end([good[4], good[5]]), Ok(()));
+    assert_eq!(end([0, 0]), Ok(()));
+    assert_eq!(end([good[4] ^ 1, good[5]]), Err(DropReason::TunnelChecksum));
+}
