@@ -41,7 +41,13 @@ const ONE: Mix = Mix { flows: 1, macs: 1, len: 60 };
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "l2-1-flow", help: "forwarded, one flow", mix: ONE, vlan: false, layer: Layer::Switched },
+    Scenario {
+        name: "l2-1-flow",
+        help: "forwarded, one flow",
+        mix: ONE,
+        vlan: false,
+        layer: Layer::Switched,
+    },
     Scenario {
         name: "l2-1k-flows",
         help: "forwarded, 1,000 flows of one address",
@@ -63,7 +69,13 @@ pub const SCENARIOS: &[Scenario] = &[
         vlan: false,
         layer: Layer::Switched,
     },
-    Scenario { name: "vlan-push", help: "from an access port to a trunk", mix: ONE, vlan: true, layer: Layer::Switched },
+    Scenario {
+        name: "vlan-push",
+        help: "from an access port to a trunk",
+        mix: ONE,
+        vlan: true,
+        layer: Layer::Switched,
+    },
     Scenario {
         name: "l3-10k-flows",
         help: "routed from a bridge to an uplink, tracked, 10,000 flows",

@@ -18,8 +18,11 @@ pub(crate) enum Scope {
     Uplink(u16),
 }
 
+/// A lookup and what it found.
+type Entry = (Scope, IpAddr, Option<Target>);
+
 /// Anybody can make addresses that share a place; they cost a lookup.
-pub(crate) struct Cache(Box<[Option<(Scope, IpAddr, Option<Target>)>]>);
+pub(crate) struct Cache(Box<[Option<Entry>]>);
 
 impl Cache {
     pub(crate) fn new() -> Cache {

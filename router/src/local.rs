@@ -21,7 +21,12 @@ impl<S: Sink> Run<'_, S> {
         };
         let src = source(packet.head(), &ip);
         // Nobody else sends from our addresses.
-        if self.tables.ifaces().iter().any(|i| i.owns(src) && (i.id == at || i.zone().is_none())) {
+        if self
+            .tables
+            .ifaces()
+            .iter()
+            .any(|i| i.owns(src) && (i.zone() == iface.zone() || i.zone().is_none()))
+        {
             return self.lose(at, packet, DropReason::RouterMartian);
         }
         let later = ip.fragment == Fragment::Later && matches!(ip.proto, proto::ICMP | proto::ICMPV6);

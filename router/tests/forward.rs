@@ -284,8 +284,11 @@ fn what_may_not_be_is_dropped_for_its_reason() {
         let out = rig.take();
         assert_eq!((out.consumed, out.dropped.len(), out.sent.len()), (1, 0, 0), "{what}");
     }
-    rig.receive(A, &ping(A, "10.77.0.1", "192.0.2.10", b"x"));
-    assert_eq!(rig.take().dropped, [(A, R::RouterMartian)], "our own address as the source");
+    for src in ["10.77.0.1", "192.0.2.10"] {
+        let dst = if src == "10.77.0.1" { "192.0.2.10" } else { "10.77.0.1" };
+        rig.receive(A, &ping(A, src, dst, b"x"));
+        assert_eq!(rig.take().dropped, [(A, R::RouterMartian)], "our own address as the source");
+    }
 }
 
 #[test]

@@ -400,9 +400,9 @@ impl L3 {
                     });
                     continue;
                 }
-                Toward::Host(uplink) => self.to_host(uplink, packet, out),
+                Toward::Host(uplink) => self.hand_to_host(uplink, packet, out),
                 Toward::Client(uplink) if self.is_for_host(uplink, &packet) => {
-                    self.to_host(uplink, packet, out)
+                    self.hand_to_host(uplink, packet, out)
                 }
                 Toward::Outside(uplink) | Toward::Client(uplink) => match self.view.uplink(uplink) {
                     None => self.lose(at, packet, DropReason::RouterNoRoute, out),
@@ -441,7 +441,7 @@ impl L3 {
     }
 
     /// To the host's own stack, by its loopback.
-    fn to_host(&mut self, uplink: trunkline_nat::Uplink, mut packet: Packet, out: &mut Out<'_>) {
+    fn hand_to_host(&mut self, uplink: trunkline_nat::Uplink, mut packet: Packet, out: &mut Out<'_>) {
         let Some(port) = self.view.loopback(uplink).filter(|port| out.snapshot.port(*port).is_some()) else {
             let at = self.view.uplink(uplink).unwrap_or(IfaceId(u16::MAX));
             return self.lose(at, packet, DropReason::RouterNoRoute, out);
