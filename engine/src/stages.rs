@@ -130,6 +130,11 @@ impl Stages {
         self.rest = rest;
     }
 
+    /// What is due once a second or so.
+    pub(crate) fn housekeeping(&mut self, snapshot: &Snapshot) {
+        self.decap.expire(snapshot, self.worker, &mut self.pool);
+    }
+
     /// Hands decapsulated frames to the bridges.
     fn decapsulated(&mut self, snapshot: &Snapshot, now: u32) {
         let mut in_flight = 0;

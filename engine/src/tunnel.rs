@@ -71,7 +71,7 @@ pub struct TunnelConfig {
     pub learn_remotes: bool,
     /// Remotes of addresses, told by the user; VLANs are the bridge's.
     pub static_remotes: Vec<(VlanId, MacAddr, IpAddr)>,
-    /// Where to join the group and send to it; where the route leads when `None`.
+    /// Where to join the group and send to it, and to link-local remotes; where the route leads when `None`.
     pub group_interface: Option<String>,
     /// Outer packets may be fragmented, whatever the endpoint says of DF.
     pub fragment: bool,

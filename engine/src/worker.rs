@@ -460,6 +460,7 @@ impl Worker {
                 self.mark_ready(slot);
             }
         }
+        self.stages.housekeeping(self.snapshot.load());
         // Tables are shared: one worker ages them.
         if self.index == 0 {
             let seconds = self.clock.elapsed().as_secs() as u32;

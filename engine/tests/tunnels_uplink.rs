@@ -250,3 +250,17 @@ fn only_uplinks_carry_tunnels_and_none_carries_groups() {
     a.station.inject(frame(255, 1));
     wait_for("a drop", || drops(&a.engine, a.tunnel, DropReason::EgressDown) == 1);
 }
+
+#[test]
+fn fragments_whose_rest_does_not_come_are_given_up() {
+    let wire = Wire::new(TxCaps::NONE);
+    let a = Site::new(1, 1, wire.io(), 1500, config(Kind::Vxlan, address(false, 9)));
+    // The first of more fragments of UDP from the remote.
+    let mut ip = vec![0x45, 0, 0, 60, 0, 7, 0x20, 0, 64, 17, 0, 0, 192, 0, 2, 9, 192, 0, 2, 1];
+    let check = Sum::ZERO.bytes(&ip).finish();
+    ip[10..12].copy_from_slice(&check.to_be_bytes());
+    ip.resize(60, 0);
+    wire.inject([&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 9, 8, 0][..], &ip].concat());
+    wait_for("given up", || drops(&a.engine, a.uplink, DropReason::OuterFragmentTimeout) == 1);
+    a.check();
+}

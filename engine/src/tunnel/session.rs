@@ -196,7 +196,7 @@ impl Wire {
                     dst: encap.remote,
                     dst_port: encap.dst_port,
                     src: encap.local,
-                    interface: 0,
+                    interface: tunnel.interface(encap.remote),
                     tos: info.tos,
                     ttl: info.ttl,
                     df: info.df,

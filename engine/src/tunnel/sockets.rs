@@ -174,7 +174,8 @@ impl Sockets {
     /// Joins and leaves groups, all or nothing.
     pub(super) fn adapt(&mut self, key: Key, wants: Wants) -> Result<(), TunnelError> {
         let Some(set) = self.sets.iter_mut().find(|set| set.key == key) else { return Ok(()) };
-        if let Some(groups) = set.groups.as_ref().filter(|_| set.wants != wants) {
+        // Also when they are the same: an interface may have been made anew.
+        if let Some(groups) = &set.groups {
             groups
                 .set(&wants.groups)
                 .map_err(|error| TunnelError::Socket { what: key.to_string(), error })?;

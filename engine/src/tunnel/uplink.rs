@@ -101,19 +101,35 @@ impl Decap {
         self.admit(before, opened.outer.src, snapshot, from.worker, from.now, pool);
     }
 
+    /// Gives up fragments whose time is over. To be called once a second or so.
+    pub(crate) fn expire(&mut self, snapshot: &Snapshot, worker: usize, pool: &mut Pool) {
+        for (uplink, parts) in &mut self.parts.0 {
+            let mut drops = DropCounts::new();
+            parts.expire(Instant::now(), pool, &mut drops);
+            // Of an uplink that is gone, nothing counts any more.
+            if let Some(view) = snapshot.port(PortId(uplink.0)) {
+                count(&drops, view.shards.of(worker));
+            }
+        }
+    }
+
     #[cold]
     fn add_fragment(&mut self, snapshot: &Snapshot, from: &Underneath<'_>, packet: Packet, pool: &mut Pool) {
         let mut drops = DropCounts::new();
         let whole = self.parts.of(from.uplink.id).push(Instant::now(), packet, pool, &mut drops);
-        for &reason in DropReason::ALL.iter().filter(|reason| drops.get(**reason) > 0) {
-            from.shard.drop(reason, drops.get(reason).into());
-        }
+        count(&drops, from.shard);
         if let Some(mut whole) = whole {
             // The whole counts like any frame, the other fragments here.
             from.shard.absorbed.add(u64::from(whole.meta().frames).saturating_sub(1));
             whole.meta_mut().frames = 1;
             self.open_frame(snapshot, from, whole, pool);
         }
+    }
+}
+
+fn count(drops: &DropCounts, shard: &Shard) {
+    for &reason in DropReason::ALL.iter().filter(|reason| drops.get(**reason) > 0) {
+        shard.drop(reason, drops.get(reason).into());
     }
 }
 

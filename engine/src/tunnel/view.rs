@@ -30,7 +30,7 @@ pub(crate) struct TunnelView {
     pub(crate) bfd: bool,
     /// The VLAN of frames without a tag.
     untagged: VlanId,
-    /// Interface to send to groups by; 0: where the route leads.
+    /// Interface to send to groups and link-local addresses by; 0: where the route leads.
     interface: u32,
 }
 
@@ -95,7 +95,8 @@ impl TunnelView {
     /// The interface by which packets to this address must leave, if any.
     #[inline]
     pub(crate) fn interface(&self, to: IpAddr) -> u32 {
-        if to.is_multicast() { self.interface } else { 0 }
+        let on_link = matches!(to, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if on_link || to.is_multicast() { self.interface } else { 0 }
     }
 }
 
