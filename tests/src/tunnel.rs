@@ -21,6 +21,20 @@ pub fn join(lab: &Lab, underlay: &Underlay, n: u8) {
     underlay.join(&lab.ns, n);
 }
 
+/// Makes a lab host `n` whose kernel takes no part: `u0` is the uplink `up` of the switch, with the host's
+/// addresses. Its tunnels need `--underlay up`.
+pub fn uplink_host(underlay: &Underlay, n: u8) -> Lab {
+    let lab = Lab::new();
+    lab.number_from(u32::from(n) * 10 + 1);
+    underlay.plug(&lab.ns, n);
+    let (v4, v6) = (format!("{}/24", underlay.v4(n)), format!("{}/64", underlay.v6(n)));
+    let mut args = vec!["uplink", "add", "up", "--interface", "u0", "--address", &v4, "--address", &v6];
+    let routers = underlay.routers(n);
+    routers.iter().for_each(|r| args.extend(["--gateway", r]));
+    lab.ok(&args);
+    lab
+}
+
 /// A container whose MTU is the switch's business.
 pub fn container(lab: &Lab, port: &str) -> Container {
     container_with(lab, port, &[])

@@ -85,13 +85,18 @@ impl Underlay {
         ns.sh("ip link set u0 up");
     }
 
+    /// The addresses of host `n`'s router, if there is one.
+    pub fn routers(&self, n: u8) -> Vec<String> {
+        if self.routed { vec![format!("198.18.{n}.1"), format!("fd18:{n}::1")] } else { Vec::new() }
+    }
+
     /// Gives an interface the addresses of host `n`.
     pub fn add_addresses(&self, ns: &Netns, n: u8, ifname: &str) {
         ns.sh(&format!("ip address add {}/24 dev {ifname}", self.v4(n)));
         ns.sh(&format!("ip address add {}/64 dev {ifname} nodad", self.v6(n)));
-        if self.routed {
-            ns.sh(&format!("ip route replace default via 198.18.{n}.1 dev {ifname}"));
-            ns.sh(&format!("ip -6 route replace default via fd18:{n}::1 dev {ifname}"));
+        for router in self.routers(n) {
+            let family = if router.contains(':') { "-6" } else { "-4" };
+            ns.sh(&format!("ip {family} route replace default via {router} dev {ifname}"));
         }
     }
 

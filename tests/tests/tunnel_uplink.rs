@@ -1,0 +1,137 @@
+//! Tunnels over a port of the switch: outer addresses, ARP, routes and fragments in userspace, no kernel below.
+
+use std::time::Duration;
+
+use trunkline_tests::ovs::Ovs;
+use trunkline_tests::transfer::{Transfer, assert_tcp, assert_udp_echo};
+use trunkline_tests::underlay::{Family, Underlay};
+use trunkline_tests::vxlan::VxlanHost;
+use trunkline_tests::{Lab, ping, tunnel};
+
+const MIB: u64 = 1 << 20;
+
+/// Adds a tunnel `tun` over the uplink, or over sockets.
+fn add(lab: &Lab, over_uplink: bool, line: &str, far: &str) {
+    let mut args = vec!["port", "add", "br0", "tun", "--remote", far];
+    args.extend(line.split_whitespace());
+    if over_uplink {
+        args.extend(["--underlay", "up"]);
+    }
+    lab.ok(&args);
+}
+
+/// An uplink on one side; an uplink or sockets on the other.
+fn between_two(name: &str, family: Family, line: &str, far_uplink: bool) {
+    let under = Underlay::switched(&format!("up-{name}"));
+    let one = tunnel::uplink_host(&under, 1);
+    let two = if far_uplink { tunnel::uplink_host(&under, 2) } else { tunnel::host(&under, 2) };
+    add(&one, true, line, &under.address(2, family).to_string());
+    add(&two, far_uplink, line, &under.address(1, family).to_string());
+    let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
+    ping::assert_reaches(&a.ns, b.v4);
+    ping::assert_reaches(&b.ns, a.v6);
+    assert_tcp(&a.ns, &b.ns, b.v4, 50 * MIB);
+    assert_tcp(&b.ns, &a.ns, a.v6, 50 * MIB);
+    assert_udp_echo(&a.ns, &b.ns, b.v4, [1, 64, 1000, 1400, 8000, 60_000].into_iter());
+    one.assert_conserved();
+    two.assert_conserved();
+}
+
+#[test]
+fn two_uplinks() {
+    between_two("uu-vx4", Family::V4, "--type vxlan --vni 77", true);
+    between_two("uu-gre4", Family::V4, "--type gre --key 7 --csum --seq", true);
+    between_two("uu-gnv6", Family::V6, "--type geneve --vni 77", true);
+}
+
+#[test]
+fn an_uplink_and_sockets() {
+    between_two("us-vx6", Family::V6, "--type vxlan --vni 77", false);
+    between_two("us-gre4", Family::V4, "--type gre --key 7 --csum", false);
+    between_two("us-gnv4", Family::V4, "--type geneve --vni 77 --udp-csum", false);
+    between_two("us-bfd", Family::V4, "--type vxlan --vni 77 --bfd", false);
+}
+
+#[test]
+fn an_uplink_and_the_kernels_vxlan() {
+    for (name, family, device, ours) in [
+        ("c4", Family::V4, "udpcsum", "--udp-csum"),
+        ("n4", Family::V4, "noudpcsum", ""),
+        ("c6", Family::V6, "", ""),
+    ] {
+        let under = Underlay::switched(&format!("up-k{name}"));
+        let lab = tunnel::uplink_host(&under, 1);
+        let far = under.address(2, family).to_string();
+        add(&lab, true, &format!("--type vxlan --vni 77 {ours}"), &far);
+        let a = tunnel::container(&lab, "a");
+        let device = format!("id 77 dstport 4789 {device}");
+        let b = VxlanHost::new(&format!("up-k{name}-b"), &under, 2, 1, family, &device);
+        ping::assert_reaches(&a.ns, b.v4);
+        ping::assert_reaches(&b.ns, a.v6);
+        assert_tcp(&a.ns, &b.ns, b.v4, 50 * MIB);
+        assert_tcp(&b.ns, &a.ns, a.v4, 50 * MIB);
+        lab.assert_conserved();
+    }
+}
+
+#[test]
+fn an_uplink_and_open_vswitch() {
+    let under = Underlay::switched("up-ovs");
+    let lab = tunnel::uplink_host(&under, 1);
+    let ovs = Ovs::new("up-ovs-b");
+    ovs.join(&under, 2);
+    let c = ovs.container("up-ovs-c", "c", &["10.7.9.1/16"], "");
+    c.sh("ip link set eth0 mtu 1400");
+    let a = tunnel::container(&lab, "a");
+    add(&lab, true, "--type gre --key 7 --csum", &under.v4(2));
+    ovs.tunnel("tun", "gre", &format!("remote_ip={} key=7 csum=true", under.v4(1)));
+    let to = "10.7.9.1".parse().unwrap();
+    ping::assert_reaches(&a.ns, to);
+    assert_tcp(&a.ns, &c, to, 20 * MIB);
+    assert_tcp(&c, &a.ns, a.v4, 20 * MIB);
+    lab.assert_conserved();
+}
+
+/// The outer packets come in fragments, as the inner MTU is given and the path takes less.
+#[test]
+fn outer_fragments_are_put_together() {
+    for family in [Family::V4, Family::V6] {
+        let under = Underlay::switched(&format!("up-frag-{family:?}"));
+        let (one, two) = (tunnel::uplink_host(&under, 1), tunnel::host(&under, 2));
+        let line = "--type vxlan --vni 77 --mtu 1500";
+        add(&one, true, line, &under.address(2, family).to_string());
+        add(&two, false, line, &under.address(1, family).to_string());
+        let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
+        tunnel::await_mtu(&one, &a, 1500);
+        tunnel::await_mtu(&two, &b, 1500);
+        ping::assert_reaches(&a.ns, b.v4);
+        let whole = ping::ping(&a.ns, b.v4, 5, 0.1, &["-M", "do", "-s", "1472"]);
+        assert_eq!(whole.lost(), 0, "{whole:?}");
+        assert_tcp(&a.ns, &b.ns, b.v4, 10 * MIB);
+        assert_tcp(&b.ns, &a.ns, a.v4, 10 * MIB);
+        one.assert_conserved();
+        two.assert_conserved();
+    }
+}
+
+/// Routes and path MTU are the switch's own business.
+#[test]
+fn a_router_says_that_the_path_shrank() {
+    for (family, line) in [(Family::V4, "--type gre --key 7"), (Family::V6, "--type vxlan --vni 77")] {
+        let under = Underlay::routed(&format!("up-icmp-{family:?}"));
+        let (one, two) = (tunnel::uplink_host(&under, 1), tunnel::host(&under, 2));
+        add(&one, true, line, &under.address(2, family).to_string());
+        add(&two, false, line, &under.address(1, family).to_string());
+        let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
+        ping::assert_reaches(&a.ns, b.v4);
+        let before = tunnel::mtu(&a);
+        let load = Transfer::start(&a.ns, &b.ns, b.v4, 40 * MIB, Some(15_000_000));
+        std::thread::sleep(Duration::from_millis(500));
+        under.set_mtu(2, 1400);
+        two.ns.sh("ip link set u0 mtu 1400");
+        load.assert_whole(Duration::from_secs(120), 40 * MIB);
+        tunnel::await_mtu(&one, &a, before - 100);
+        assert_tcp(&b.ns, &a.ns, a.v4, 10 * MIB);
+        one.assert_conserved();
+    }
+}
