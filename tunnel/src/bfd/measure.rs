@@ -1,6 +1,22 @@
 //! What a session's packets tell of the path besides whether it is there: round trip and loss.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A Poll Sequence (RFC 5880 §6.5), or a padded poll and its repetitions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Poll {
+    /// When the first, the last, and the one before the last packet with P left.
+    pub(super) first: Option<Instant>,
+    pub(super) before: Option<Instant>,
+    pub(super) last: Option<Instant>,
+}
+
+impl Poll {
+    pub(super) fn again(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+        self.before = self.last.replace(now);
+    }
+}
 
 /// A smoothed round trip (RFC 6298 §2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

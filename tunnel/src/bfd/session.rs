@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::measure::{Loss, Losses, RoundTrip};
+use super::measure::{Loss, Losses, Poll, RoundTrip};
 use super::wire::{ControlPacket, Diag, LEN, State};
 
 /// While a session is not up, packets are no more often than this (RFC 5880 §6.8.3), microseconds.
@@ -71,22 +71,6 @@ const ANSWER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// How long an answer to a padded poll makes other measurements needless.
 const MEASURED: Duration = Duration::from_secs(5);
-
-/// A Poll Sequence (RFC 5880 §6.5), or a padded poll and its repetitions.
-#[derive(Clone, Copy, Debug, Default)]
-struct Poll {
-    /// When the first, the last, and the one before the last packet with P left.
-    first: Option<Instant>,
-    before: Option<Instant>,
-    last: Option<Instant>,
-}
-
-impl Poll {
-    fn again(&mut self, now: Instant) {
-        self.first.get_or_insert(now);
-        self.before = self.last.replace(now);
-    }
-}
 
 /// One session with one peer.
 #[derive(Debug)]
