@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use trunkline_packet::Packet;
-use trunkline_packet::headers::{Headers, IpVersion};
+use trunkline_packet::checksum::Sum;
+use trunkline_packet::headers::{Headers, IpVersion, read16, write16};
 use trunkline_packet::icmp::{self, Problem};
 
 use crate::iface::Iface;
@@ -53,4 +54,22 @@ impl<S: Sink> Run<'_, S> {
         };
         matches!(target, Some(Target::Broadcast(_)))
     }
+}
+
+/// Makes an ICMP error come from an interface, with its checksums.
+pub(crate) fn set_source(head: &mut [u8], ip: &Headers, iface: &Iface) {
+    let l3 = usize::from(ip.l3);
+    let (at, check, new) = match ip.version {
+        IpVersion::V4 => {
+            let Some(addr) = iface.v4() else { return };
+            (l3 + 12, l3 + 10, addr.to_ipv6_mapped().octets())
+        }
+        IpVersion::V6 => (l3 + 8, usize::from(ip.l4) + 2, iface.v6().octets()),
+    };
+    let new = if ip.version == IpVersion::V4 { &new[12..] } else { &new[..] };
+    let (Some(sum), Some(old)) = (read16(head, check), head.get_mut(at..at + new.len())) else { return };
+    let words = |bytes: &[u8]| Sum::ZERO.bytes(bytes).fold();
+    let sum = Sum::ZERO.add(u32::from(!sum)).sub(u32::from(words(old))).add(u32::from(words(new)));
+    old.copy_from_slice(new);
+    write16(head, check, sum.finish());
 }

@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use trunkline_packet::{Batch, DropReason, Packet, Pool};
+use trunkline_packet::{Batch, DropReason, Headers, Packet, Pool};
 
 use crate::cache::{Cache, Scope};
+use crate::errors;
 use crate::held::Held;
 use crate::iface::{IfaceId, Zone};
 use crate::limit::Bucket;
 use crate::neighbour::Neighbours;
+use crate::receive::destination;
 use crate::tables::{Hop, Tables, Target};
 
 /// Errors sent per second and interface, and at once (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
@@ -237,6 +239,18 @@ impl Router {
         sink: &mut S,
     ) {
         self.run(now, pool, sink).outside(uplink, packet);
+    }
+
+    /// Makes an error of our own, on its way into a zone, come from the gateway that its receiver knows
+    /// (RFC 1812 §4.3.2.4): it may have been made about a packet that was to leave elsewhere.
+    pub fn sign(&self, zone: Zone, packet: &mut Packet) {
+        let Some(ip) = Headers::parse(packet) else { return };
+        let dst = destination(packet.head(), &ip);
+        if let Exit::Hop(hop) = Exit::of(self.tables.reached(zone, dst), dst)
+            && let Some(iface) = self.tables.iface(hop.iface).filter(|i| i.zone().is_some())
+        {
+            errors::set_source(packet.head_mut(), &ip, iface);
+        }
     }
 
     /// Sends a translated answer to the client that appeared as the gateway, wherever that is.

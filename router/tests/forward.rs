@@ -174,6 +174,30 @@ fn translated_packets_that_cannot_go_on_are_complained_about_where_they_were_to_
 }
 
 #[test]
+fn errors_on_their_way_inside_come_from_the_gateway_there() {
+    let mut rig = Rig::new();
+    for (from, to, gateway) in
+        [("192.0.2.10", "10.77.0.9", "10.77.0.1"), ("2001:db8::10", "fd77::9", "fd77::1")]
+    {
+        let mut error = Vec::new();
+        let b = build(UP, from, to, 64);
+        match ip(from).is_ipv4() {
+            true => b.icmpv4_raw(3, 1, [0; 4]).write(&mut error, b"about").unwrap(),
+            false => b.icmpv6_raw(1, 3, [0; 4]).write(&mut error, b"about").unwrap(),
+        }
+        let mut packet = rig.packet(&error);
+        rig.router.sign(Zone(1), &mut packet);
+        let signed = packet.to_vec();
+        assert_valid(&signed);
+        let source: std::net::IpAddr = match ip(from).is_ipv4() {
+            true => <[u8; 4]>::try_from(&signed[26..30]).unwrap().into(),
+            false => <[u8; 16]>::try_from(&signed[22..38]).unwrap().into(),
+        };
+        assert_eq!(source, ip(gateway));
+    }
+}
+
+#[test]
 fn nobody_is_told_about_errors_fragments_or_groups_and_not_too_often() {
     let mut rig = Rig::new();
     let mut fragment = udp(A, "10.77.0.9", "198.51.100.1", 1, b"late");

@@ -311,12 +311,17 @@ impl L3 {
         let role = self.view.role(PortId(at.0));
         match (received, role) {
             (Received::Done, _) => {}
-            (Received::Forward(packet, hop), Role::Gateway(zone)) => {
+            (Received::Forward(mut packet, hop), Role::Gateway(zone)) => {
                 match self.view.role(PortId(hop.iface.0)) {
                     Role::Uplink(uplink) => self.send_to_owner(at, Path::Out(zone, uplink), packet, out),
-                    _ => with_router!(self, out, |router, now, pool, ways| {
-                        router.transmit(now, hop, packet, pool, ways);
-                    }),
+                    _ => {
+                        if ours {
+                            self.router.sign(Zone(zone.0), &mut packet);
+                        }
+                        with_router!(self, out, |router, now, pool, ways| {
+                            router.transmit(now, hop, packet, pool, ways);
+                        });
+                    }
                 }
             }
             (Received::Answer(packet), Role::Gateway(zone)) => {
@@ -387,7 +392,7 @@ impl L3 {
     fn decided(&mut self, at: IfaceId, path: Option<Path>, out: &mut Out<'_>) {
         let at = self.entrance(path).unwrap_or(at);
         let mut translated = std::mem::take(&mut self.scratch.translated);
-        for (packet, toward) in translated.drain(..) {
+        for (mut packet, toward) in translated.drain(..) {
             match toward {
                 Toward::Worker(to, path) => {
                     self.cross(to, at, path, packet, out);
@@ -395,6 +400,10 @@ impl L3 {
                 }
                 Toward::Inside(zone) => {
                     let zone = Zone(zone.0);
+                    // An error of ours about a packet that was to leave outside.
+                    if packet.meta().in_port == PortId::NONE {
+                        self.router.sign(zone, &mut packet);
+                    }
                     with_router!(self, out, |router, now, pool, ways| {
                         router.inside(now, zone, packet, pool, ways);
                     });

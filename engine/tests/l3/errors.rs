@@ -92,7 +92,7 @@ fn a_neighbour_that_does_not_answer() {
             break Seen::new(&frame);
         }
     };
-    assert_eq!(error.icmp, Some((3, 1)));
+    assert_eq!((error.icmp, error.src.ip()), (Some((3, 1)), ip("10.77.0.1")));
     assert_eq!(quoted(&error), ends("10.77.0.9:4000", "192.0.2.1:53"));
     assert_eq!(w.drops(w.outside.port, DropReason::RouterUnreachable), 1);
     assert_eq!(w.engine.l3_stats().waiting, 0);
