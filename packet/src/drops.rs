@@ -40,7 +40,7 @@ reasons! {
     BadOffload = "bad-offload",
     /// Source address is a group address or zero.
     BadSource = "bad-source",
-    /// Destination 01-80-C2-00-00-00 to 0F, which a bridge never forwards (802.1Q §8.6.3).
+    /// Destination 01-80-C2-00-00-00 to 0F, which a bridge never forwards (802.1Q §8.6.3), or, into a tunnel with liveness, that of its own packets (00-23-20-00-00-01).
     ReservedMac = "reserved-mac",
     /// VID 4095, or a malformed tag.
     BadVlan = "bad-vlan",
