@@ -58,7 +58,7 @@ impl AfPacket {
         AfPacket::open_for(interface, offload, None)
     }
 
-    /// The same for an interface that stays the host's: receives only what may belong to the ports of
+    /// The same for an interface that stays the host's, the loopback too: receives only what may belong to the ports of
     /// `share`, and does not make it promiscuous. Filtered in the kernel, so that the rest costs little.
     ///
     /// # Errors
@@ -83,7 +83,9 @@ impl AfPacket {
         )?;
         bind(&fd, ifindex, 0)?;
         let (_, hatype) = bound(&fd)?;
-        if hatype != libc::ARPHRD_ETHER {
+        // The loopback's frames look like Ethernet's.
+        let loopback = share.is_some() && hatype == libc::ARPHRD_LOOPBACK;
+        if hatype != libc::ARPHRD_ETHER && !loopback {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an Ethernet interface"));
         }
         for option in [libc::PACKET_VNET_HDR, libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {

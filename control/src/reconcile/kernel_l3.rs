@@ -12,7 +12,7 @@ use super::ct;
 use super::l3::{L3World, same_l3};
 use super::l3config::{Down, Numbers, build, explain_refusal};
 use super::leases::Leases;
-use super::uplinks::{Published, Uplink, UplinkDevice};
+use super::uplinks::{Opened, Published, Uplink, UplinkDevice};
 use super::world::{KernelWorld, draw_mac};
 use crate::model::l3::{
     CtCount, CtFilter, CtRow, GatewayStatus, LeaseRow, NatStatus, NeighbourRow, RouteStatus, UplinkKind,
@@ -103,17 +103,27 @@ impl KernelWorld {
     fn open_uplink(&mut self, desired: &Desired, name: &str) -> Result<Uplink> {
         let spec = desired.uplinks[name].clone();
         let published = Published::of(desired, name);
-        let (device, seen, io) = Uplink::open(name, &spec, &published)?;
+        let Opened { device, seen, io, loopback } = Uplink::open(name, &spec, &published)?;
         let full = || Error::failed("the switch has no room for another uplink");
         let id = self.engine.add_l3_port(seen.mtu).ok_or_else(full)?;
         if let Err(e) = self.engine.attach_port(id, io, false) {
             self.engine.remove_port(id);
             return Err(explain("cannot attach it to the switch", &e));
         }
-        Ok(Uplink { id, spec, device, seen })
+        let loopback = loopback.and_then(|io| {
+            let port = self.engine.add_l3_port(NO_MTU)?;
+            if let Err(error) = self.engine.attach_port(port, io, false) {
+                tracing::warn!(uplink = name, %error, "processes of this host do not reach what is published");
+                self.engine.remove_port(port);
+                return None;
+            }
+            Some(port)
+        });
+        Ok(Uplink { id, spec, device, seen, loopback })
     }
 
     fn close_uplink(&self, uplink: Uplink) {
+        uplink.loopback.into_iter().for_each(|port| self.engine.remove_port(port));
         self.engine.remove_port(uplink.id);
     }
 

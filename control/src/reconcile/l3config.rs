@@ -118,7 +118,7 @@ pub(super) fn build(
             ra: spec.ra.then(|| ra_of(spec)),
         });
     }
-    for (name, uplink) in &state.uplinks {
+    for uplink in state.uplinks.values() {
         let nd_proxy = uplink.spec.nd_proxy.iter().filter_map(|n| match n {
             IpNet::V6(net) => Some(*net),
             IpNet::V4(_) => None,
@@ -132,7 +132,7 @@ pub(super) fn build(
             shared: matches!(uplink.spec.kind, UplinkKind::Shared(_)),
             nd_proxy: nd_proxy.collect(),
         });
-        debug_assert!(desired.uplinks.contains_key(name));
+        config.loopbacks.extend(uplink.loopback.map(|port| (port, number(uplink))));
     }
     // Those that users made come first: of two with one metric the first counts.
     for (name, spec) in &desired.routes {

@@ -187,7 +187,10 @@ impl KernelWorld {
             ring_drops: uplink.ring_drops(),
             ..stats(&format!("uplink/{name}"), &self.engine.counters(uplink.id))
         });
-        gateways.chain(uplinks).collect()
+        let loopbacks = self.l3.uplinks.iter().filter_map(|(name, uplink)| {
+            Some(stats(&format!("uplink/{name}/lo"), &self.engine.counters(uplink.loopback?)))
+        });
+        gateways.chain(uplinks).chain(loopbacks).collect()
     }
 
     /// Starts the thread that tells of changes of the host's network, once there is something to follow.

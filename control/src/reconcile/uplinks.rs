@@ -26,6 +26,18 @@ pub(super) struct Uplink {
     pub(super) spec: UplinkSpec,
     pub(super) device: UplinkDevice,
     pub(super) seen: Seen,
+    /// Of a shared uplink: its port on the host's loopback, by which the host's own processes and the hosts
+    /// inside reach each other under the shared addresses.
+    pub(super) loopback: Option<PortId>,
+}
+
+/// An uplink just opened.
+pub(super) struct Opened {
+    pub(super) device: UplinkDevice,
+    pub(super) seen: Seen,
+    pub(super) io: PortIo,
+    /// Of the host's loopback.
+    pub(super) loopback: Option<PortIo>,
 }
 
 pub(super) enum UplinkDevice {
@@ -56,8 +68,17 @@ pub(super) struct Shared {
     /// Goes and comes anew when the ports change.
     reservation: Option<Reservation>,
     share: PortShare,
+    /// The same on the host's loopback; `None` where it cannot be.
+    loopback: Option<Loopback>,
     /// Neighbours the engine was told.
     pub(super) told: Vec<(IpAddr, MacAddr)>,
+}
+
+/// The switch's ports on the host's loopback.
+struct Loopback {
+    monitor: Monitor,
+    ifindex: u32,
+    _guard: IngressDrop,
 }
 
 /// Ports that the rules of an uplink publish.
@@ -100,11 +121,7 @@ impl Published {
 
 impl Uplink {
     /// Makes what is behind it.
-    pub(super) fn open(
-        name: &str,
-        spec: &UplinkSpec,
-        published: &Published,
-    ) -> Result<(UplinkDevice, Seen, PortIo)> {
+    pub(super) fn open(name: &str, spec: &UplinkSpec, published: &Published) -> Result<Opened> {
         match &spec.kind {
             UplinkKind::Own(own) => open_own(own),
             UplinkKind::Host(host) => open_host(name, host),
@@ -263,7 +280,7 @@ pub(super) fn ifname<'a>(name: &'a str, host: &'a HostUplink) -> &'a str {
     host.interface.as_deref().unwrap_or(name)
 }
 
-fn open_own(own: &OwnUplink) -> Result<(UplinkDevice, Seen, PortIo)> {
+fn open_own(own: &OwnUplink) -> Result<Opened> {
     let spec = AfpacketSpec { interface: own.interface.clone(), force: own.force };
     let (adopted, io) = Adopted::make(&spec, true, None)?;
     let seen = see_own(own, &adopted).inspect_err(|_| {
@@ -271,7 +288,7 @@ fn open_own(own: &OwnUplink) -> Result<(UplinkDevice, Seen, PortIo)> {
             tracing::error!(interface = own.interface, %error, "a failed edit could not be undone");
         }
     })?;
-    Ok((UplinkDevice::Own(adopted), seen, io))
+    Ok(Opened { device: UplinkDevice::Own(adopted), seen, io, loopback: None })
 }
 
 fn see_own(own: &OwnUplink, adopted: &Adopted) -> Result<Seen> {
@@ -327,13 +344,13 @@ fn other_mac(host: &HostUplink) -> Option<String> {
     Some(mac.to_string())
 }
 
-fn open_host(name: &str, host: &HostUplink) -> Result<(UplinkDevice, Seen, PortIo)> {
+fn open_host(name: &str, host: &HostUplink) -> Result<Opened> {
     let port = host_port(name, host);
     let wish = Wish::of(name, &port).ok_or_else(|| Error::failed("a host port is a TAP"))?;
     let tap = TapDevice::make(&wish)?;
     let io = tap.io(true).map_err(|e| explain(format!("interface {}", ifname(name, host)), &e))?;
     let seen = see_host(name, host, &tap)?;
-    Ok((UplinkDevice::Host(tap), seen, io))
+    Ok(Opened { device: UplinkDevice::Host(tap), seen, io, loopback: None })
 }
 
 fn see_host(name: &str, host: &HostUplink, tap: &TapDevice) -> Result<Seen> {
@@ -382,7 +399,7 @@ fn reserve(share: &PortShare) -> Result<Reservation> {
     Reservation::new(&ranges).map_err(|e| explain("cannot keep these ports from the host", &e))
 }
 
-fn open_shared(spec: &SharedUplink, published: &Published) -> Result<(UplinkDevice, Seen, PortIo)> {
+fn open_shared(spec: &SharedUplink, published: &Published) -> Result<Opened> {
     let seen = see_shared(spec)?;
     let share = share(spec, published, &seen.addresses);
     let no_socket = |e| explain("cannot open a packet socket", &e);
@@ -392,8 +409,31 @@ fn open_shared(spec: &SharedUplink, published: &Published) -> Result<(UplinkDevi
     let reservation = Some(reserve(&share)?);
     let monitor = socket.monitor();
     let (rx, tx) = socket.into_io();
-    let shared = Shared { monitor, ifindex, _guard: guard, reservation, share, told: Vec::new() };
-    Ok((UplinkDevice::Shared(shared), seen, PortIo { rx, tx }))
+    let (loopback, loopback_io) = match open_loopback(&share) {
+        Ok((loopback, io)) => (Some(loopback), Some(io)),
+        Err(error) => {
+            tracing::warn!(%error, "processes of this host do not reach what is published");
+            (None, None)
+        }
+    };
+    let shared = Shared { monitor, ifindex, _guard: guard, reservation, share, loopback, told: Vec::new() };
+    let device = UplinkDevice::Shared(shared);
+    Ok(Opened { device, seen, io: PortIo { rx, tx }, loopback: loopback_io })
+}
+
+/// Lets the stack take packets from one of its own addresses on the loopback that did not leave by it: else
+/// they are martians (ip-sysctl, accept_local).
+const ACCEPT_LOCAL: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
+
+fn open_loopback(share: &PortShare) -> Result<(Loopback, PortIo)> {
+    let refused = |e| explain("cannot use the host's loopback", &e);
+    let socket = AfPacket::open_shared("lo", true, share).map_err(refused)?;
+    let ifindex = socket.ifindex();
+    let guard = attach(ifindex, "lo", share)?;
+    std::fs::write(ACCEPT_LOCAL, "1").map_err(refused)?;
+    let monitor = socket.monitor();
+    let (rx, tx) = socket.into_io();
+    Ok((Loopback { monitor, ifindex, _guard: guard }, PortIo { rx, tx }))
 }
 
 fn attach(ifindex: u32, interface: &str, share: &PortShare) -> Result<IngressDrop> {
@@ -425,6 +465,16 @@ impl Shared {
             }
         }
         self._guard = guard;
+        if let Some(loopback) = &mut self.loopback {
+            let changed = attach(loopback.ifindex, "lo", &share).and_then(|guard| {
+                loopback.monitor.set_share(&share).map_err(refused)?;
+                loopback._guard = guard;
+                Ok(())
+            });
+            if let Err(error) = changed {
+                tracing::warn!(%error, "processes of this host do not reach what is published anew");
+            }
+        }
         self.share = share;
         Ok(())
     }
