@@ -76,6 +76,12 @@ pub(super) fn del_bridge(desired: &mut Desired, name: &str, force: bool) -> Resu
     if !meshes.is_empty() && !force {
         return refuse("meshes", &meshes);
     }
+    let mut gateways: Vec<String> = desired.gateways.keys().cloned().collect();
+    gateways.retain(|g| crate::validate::gateway_place(desired, g).0 == name);
+    if !gateways.is_empty() && !force {
+        return refuse("gateways", &gateways.iter().collect::<Vec<_>>());
+    }
+    gateways.iter().for_each(|gateway| drop(desired.gateways.remove(gateway)));
     desired.meshes.retain(|_, mesh| mesh.bridge != name);
     ports.iter().for_each(|port| {
         desired.remove_port(port);

@@ -1,5 +1,6 @@
 //! The routes over a real socket, on a world that is a fake.
 
+mod l3;
 mod meshes;
 
 use serde_json::{Value, json};
@@ -366,7 +367,7 @@ async fn the_documentation_is_true() {
         .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')?.split_once(' '))
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
-    assert_eq!(documented.len(), 31, "one for each method of each route");
+    assert_eq!(documented.len(), 63, "one for each method of each route");
     for (method, path) in &documented {
         let path =
             path.replace("{name}", "nope").replace("{vlan}", "1").replace("{mac}", "02:00:00:00:00:01");
@@ -401,5 +402,5 @@ async fn the_documentation_is_true() {
         assert!((200..300).contains(&status), "{line}\n  says {status} {answer}");
         examples += 1;
     }
-    assert!(examples >= 23, "{examples} examples");
+    assert!(examples >= 55, "{examples} examples");
 }

@@ -1,5 +1,6 @@
 //! All or nothing, on a world that fails on purpose.
 
+mod l3;
 mod meshes;
 
 use super::*;

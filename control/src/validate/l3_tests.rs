@@ -127,7 +127,7 @@ fn wrong_gateways_are_refused_with_a_reason() {
             "addresses = ['10.78.0.1/24']\nreservations = { '02:00:00:00:00:09' = '10.78.0.9', '02:00:00:00:00:0a' = '10.78.0.9' }",
             "the reservation of 10.78.0.9 for 02:00:00:00:00:0a is that of 02:00:00:00:00:09 too",
         ),
-        ("addresses = ['192.0.2.77/28']", "overlaps that of 192.0.2.10/24, uplink up0's"),
+        ("addresses = ['192.0.2.77/28']", "the network of 192.0.2.10/24 overlaps that of 192.0.2.77/28"),
     ] {
         refused(&[(&gateway(lines), says)]);
     }
