@@ -152,3 +152,32 @@ fn tunnels_swap_their_networks_and_names() {
         assert!(error.message.contains("has the same type, addresses and VNI or key"), "{error}");
     });
 }
+
+#[test]
+fn a_tunnel_goes_with_its_uplink_and_comes_back() {
+    in_new_netns(|| {
+        session(None, |s| s.add_veth("u0", "u1")).unwrap();
+        let daemon = Daemons::new();
+        let uplink = json!({"type": "own", "interface": "u0", "addresses": ["192.0.2.1/24"]});
+        let uplink: crate::model::l3::UplinkSpec = serde_json::from_value(uplink).unwrap();
+        let tunnel: PortSpec =
+            serde_json::from_value(with(vxlan("192.0.2.2"), "underlay", json!("up"))).unwrap();
+        let both = daemon.edit(move |d| {
+            d.uplinks.insert("up".into(), uplink);
+            d.ports.insert("vx".into(), tunnel);
+            Ok(())
+        });
+        both.unwrap();
+        let vx = daemon.status("vx");
+        assert!(up(&vx), "{vx:?}");
+        assert_eq!((vx.mtu, vx.peers[0].local), (1450, Some([192, 0, 2, 1].into())));
+        let refused = daemon.edit(|d| Ok(d.uplinks.remove("up"))).unwrap_err();
+        assert!(refused.message.contains("port vx: there is no uplink up"), "{refused}");
+
+        session(None, |s| s.delete(&s.expect_link("u0")?)).unwrap();
+        let down = daemon.eventually("vx", "it goes with the uplink", |vx| !up(vx));
+        assert_eq!(down.reason, "uplink up is down");
+        session(None, |s| s.add_veth("u0", "u1")).unwrap();
+        daemon.eventually("vx", "it comes with the uplink", up);
+    });
+}
