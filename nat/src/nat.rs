@@ -324,7 +324,9 @@ impl Nat {
             },
         };
         let conn = &mut self.table.conns[at as usize];
-        if (conn.is_hairpin() || conn.is_shown()) && matches!(path, Path::In(_)) {
+        if matches!(path, Path::In(_))
+            && (conn.is_hairpin() || conn.is_shown() && self.rules.is_inside(conn.remote.addr))
+        {
             return Err(DropReason::NatMartian);
         }
         if let Some(segment) = &segment {

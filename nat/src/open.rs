@@ -131,6 +131,10 @@ impl Nat {
         if exit == Exit::Nowhere {
             return Err(DropReason::NatNoRule);
         }
+        // Nobody inside has our addresses outside.
+        if exit == Exit::Route && self.rules.is_external(uplink, local.0.addr) {
+            return Err(DropReason::NatMartian);
+        }
         let source = self.make_room(zone, local.0.addr)?;
         let plan = |external, rule, origin| Plan {
             zone,
@@ -235,7 +239,16 @@ impl Nat {
             return Ok(plan);
         }
         let inside = Key::inside(plan.zone, proto, plan.local, seen.remote);
-        if self.is_key_free(now, Side::Inside, &inside) { Ok(plan) } else { Err(DropReason::NatConflict) }
+        if !self.is_key_free(now, Side::Inside, &inside) {
+            // It talks to the same host by another external port, or so does somebody of the same address on another
+            // uplink. A mapping has no room for it; the client appears as the gateway, if there is one.
+            if plan.mapping != mapping::NONE || !matches!(port_class(proto), Some(0 | 1)) {
+                return Err(DropReason::NatConflict);
+            }
+            let shown = self.appear(now, plan.zone, proto, plan.local, seen.remote);
+            plan.shown = Some(shown.map_err(|_| DropReason::NatConflict)?);
+        }
+        Ok(plan)
     }
 
     /// As which gateway and port a remote appears to a host inside.

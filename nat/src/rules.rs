@@ -409,6 +409,11 @@ impl Rules {
         self.gateways.iter().find(|(g, _)| is(g)).map(|g| g.1)
     }
 
+    /// Whether the address is of a network of ours inside, of whatever zone.
+    pub(crate) fn is_inside(&self, addr: Ipv6Addr) -> bool {
+        self.gateways.iter().any(|(g, _)| g.network.contains(addr))
+    }
+
     /// Whether the address is one of ours outside.
     pub(crate) fn is_external(&self, uplink: Uplink, addr: Ipv6Addr) -> bool {
         self.addresses.binary_search(&(uplink, addr)).is_ok()

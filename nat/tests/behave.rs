@@ -350,6 +350,15 @@ fn rfc6888_req4_limits_per_source() {
 }
 
 #[test]
+fn nobody_inside_leaves_under_an_address_of_ours() {
+    let mut w = World::usual();
+    for own in ["192.0.2.10:9", "[2001:db8::10]:9"] {
+        let to = if own.starts_with('[') { "[2001:db8:1::1]:53" } else { "198.51.100.1:53" };
+        assert_eq!(w.out(&udp(own, to, b"")), Err(DropReason::NatMartian));
+    }
+}
+
+#[test]
 fn martians_land_attacks_and_source_routes() {
     let mut w = World::usual();
     for src in ["127.0.0.1:1", "224.0.0.1:1", "0.0.0.0:1", "255.255.255.255:1"] {

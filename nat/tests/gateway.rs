@@ -224,3 +224,25 @@ fn hosts_inside_reach_the_services_of_the_host_itself() {
     let error = w.send(LOCAL, &too_big("192.0.2.10", "192.0.2.10", &arrived, 60)).unwrap();
     assert_eq!(dst(&error).ip(), ip("10.77.0.9"));
 }
+
+#[test]
+fn one_client_talks_to_one_host_by_two_published_ports() {
+    let rules = [publish(17, "192.0.2.10:53", "10.77.0.2:53"), publish(17, "192.0.2.10:54", "10.77.0.2:53")];
+    let mut w = World::new(Config::for_capacity(64), &rules);
+    let far = "198.51.100.1:5353";
+    assert_eq!(src(&w.back(&udp(far, "192.0.2.10:53", b"")).unwrap()), addr(far));
+    let second = udp(far, "192.0.2.10:54", b"");
+    assert_eq!(w.back(&second), Err(DropReason::NatConflict));
+    w.nat.set_gateways(&[gateway(ZONE, "10.77.0.1", "10.77.0.0", 16)]);
+    for _ in 0..2 {
+        let (there, to) = toward(&mut w, IN, &second);
+        assert_eq!(
+            (ends(&there), to),
+            ((addr("10.77.0.1:5353"), addr("10.77.0.2:53")), Toward::Inside(ZONE))
+        );
+        let (back, to) = toward(&mut w, ANSWER, &udp("10.77.0.2:53", "10.77.0.1:5353", b""));
+        assert_eq!((ends(&back), to), ((addr("192.0.2.10:54"), addr(far)), Toward::Client(UP)));
+        let back = w.out(&udp("10.77.0.2:53", far, b"")).unwrap();
+        assert_eq!(ends(&back), (addr("192.0.2.10:53"), addr(far)));
+    }
+}

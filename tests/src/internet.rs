@@ -149,16 +149,24 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Serves TCP and UDP on a port of any address of a namespace.
+    /// Serves TCP and UDP on a port of every address that a namespace has now.
     pub fn start(ns: &Netns, port: u16) -> Echo {
         let stop = Arc::new(AtomicBool::new(false));
-        let any = SocketAddr::new(ip("::"), port);
-        let (listener, socket) =
-            ns.enter(|| (TcpListener::bind(any).expect("listen"), UdpSocket::bind(any).expect("bind")));
+        // Of a socket on all of them, the kernel would choose the address that it answers UDP from.
+        let listing = ns.sh("ip -o address show scope global") + &ns.sh("ip -o address show dev lo");
+        let mut addresses: Vec<IpAddr> = listing
+            .lines()
+            .filter_map(|l| l.split_whitespace().nth(3)?.split('/').next()?.parse().ok())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let listener =
+            ns.enter(|| TcpListener::bind(SocketAddr::new(ip("::"), port))).expect("listen on all addresses");
+        let mut threads: Vec<_> =
+            addresses.into_iter().map(|addr| serve_udp(ns, addr, port, stop.clone())).collect();
+        let tcp_stop = stop.clone();
         listener.set_nonblocking(true).expect("mode");
-        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
-        let (tcp_stop, udp_stop) = (stop.clone(), stop.clone());
-        let tcp = std::thread::spawn(move || {
+        threads.push(std::thread::spawn(move || {
             while !tcp_stop.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, peer)) => {
@@ -168,19 +176,24 @@ impl Echo {
                     Err(_) => std::thread::sleep(Duration::from_millis(5)),
                 }
             }
-        });
-        let udp = std::thread::spawn(move || {
-            let mut buffer = vec![0; 65536];
-            while !udp_stop.load(Ordering::Relaxed) {
-                if let Ok((n, peer)) = socket.recv_from(&mut buffer) {
-                    let mut answer = format!("{}\n", canonical(peer)).into_bytes();
-                    answer.extend(&buffer[..n]);
-                    socket.send_to(&answer, peer).ok();
-                }
-            }
-        });
-        Echo { stop, threads: vec![tcp, udp] }
+        }));
+        Echo { stop, threads }
     }
+}
+
+fn serve_udp(ns: &Netns, addr: IpAddr, port: u16, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    let socket = ns.enter(|| UdpSocket::bind(SocketAddr::new(addr, port))).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((n, peer)) = socket.recv_from(&mut buffer) {
+                let mut answer = format!("{}\n", canonical(peer)).into_bytes();
+                answer.extend(&buffer[..n]);
+                socket.send_to(&answer, peer).ok();
+            }
+        }
+    })
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {

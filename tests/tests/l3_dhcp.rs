@@ -102,7 +102,8 @@ fn busybox_gets_its_address_and_all_it_needs() {
         "{row:#}"
     );
     // The reserved one, from outside of the range.
-    let env = udhcpc(&bare(&net.lab, "r", 9), &dir, &[]).expect("a lease");
+    let reserved = bare(&net.lab, "r", 9);
+    let env = udhcpc(&reserved, &dir, &[]).expect("a lease");
     assert_eq!(value(&env, "ip"), "10.7.9.9");
     // Two more, and then there are none.
     let others: Vec<_> = (2..4).map(|n| bare(&net.lab, &format!("o{n}"), n)).collect();
@@ -111,7 +112,8 @@ fn busybox_gets_its_address_and_all_it_needs() {
     assert!(given[0] != given[1] && !given.contains(&addr), "{given:?}");
     let last = bare(&net.lab, "last", 4);
     assert!(udhcpc(&last, &dir, &["-t", "2"]).is_err(), "a fourth address of three");
-    // The same one after a restart.
+    // The same one after a restart; leases are written down within seconds.
+    std::thread::sleep(Duration::from_secs(7));
     net.lab.daemon.kill();
     net.lab.start();
     let again = eventually(Duration::from_secs(10), || {

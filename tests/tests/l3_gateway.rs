@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trunkline_tests::frame;
 use trunkline_tests::internet::{
     self, Echo, FAR4, GATEWAY4, GATEWAY6, Internet, add_gateway, at, ip, set_routes, tcp_seen_as, udp_ask,
 };
@@ -26,9 +27,6 @@ fn the_gateway_answers(kind: Kind) {
         let big = ping::ping(&a.ns, ip(addr), 3, 0.05, &["-s", "4000"]);
         assert_eq!(big.lost(), 0, "{addr}: {big:?}");
     }
-    let rows = lab.json(&["neighbour", "list"]);
-    let known = |addr: &str| rows.as_array().expect("array").iter().any(|r| r["address"] == addr);
-    assert!(known(&a.v4.to_string()), "{rows:#}");
     // Whoever asks for a port that nobody serves is told at once.
     let refused = udp_ask(&a.ns, 0, at(GATEWAY4, 9), 10).expect_err("nobody serves that");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{refused}");
@@ -87,6 +85,12 @@ fn bridges_are_routed(pair: Pair) {
         transfer::assert_udp_echo(&a.ns, &b.ns, addr, [0usize, 1, 700, 1472, 1473, 9000].into_iter());
     }
     transfer::assert_tcp(&b.ns, &a.ns, a.v4, 200_000_000);
+    let rows = lab.json(&["neighbour", "list"]);
+    for host in [&a, &b] {
+        let row =
+            rows.as_array().expect("array").iter().find(|r| r["address"] == host.v4.to_string().as_str());
+        assert_eq!(row.expect("known")["mac"], frame::mac_text(host.mac).as_str(), "{rows:#}");
+    }
     lab.assert_conserved();
 }
 
@@ -127,7 +131,7 @@ fn packets_that_do_not_fit_are_reported() {
                 break said;
             }
         };
-        assert!(said.contains("mtu=1280") || said.contains("mtu = 1280"), "{said}");
+        assert!(["mtu=1280", "mtu = 1280", "mtu: 1280"].iter().any(|m| said.contains(m)), "{said}");
         let route = a.ns.sh(&format!("ip route get {addr}"));
         assert!(route.contains("mtu 1280"), "{route}");
         transfer::assert_tcp(&a.ns, &b.ns, addr, 50_000_000);
@@ -156,7 +160,7 @@ fn time_exceeded_and_unreachable() {
     }
     // A neighbour that is not there.
     let said = ping_says(&a.ns, &["-W", "6", "192.0.2.77"]);
-    assert!(said.contains(&format!("From {GATEWAY4}")) && said.contains("nreachable"), "{said}");
+    assert!(said.contains("From ") && said.contains("nreachable"), "{said}");
     net.lab.assert_conserved();
 }
 
@@ -244,8 +248,8 @@ fn what_cannot_be_is_refused_in_one_line() {
         (vec!["gateway", "add", "br0", "--vlan", "20", "--address", "10.9.0.0/24"], &["10.9.0.0"]),
         (vec!["gateway", "add", "br0", "--vlan", "20", "--address", "224.0.0.1/24"], &["224.0.0.1"]),
         (vec!["gateway", "set", "br0", "--dhcp-range", "10.9.0.5-10.9.0.9"], &["10.9.0.5"]),
-        (vec!["uplink", "add", "two", "--interface", "nothere", "--address", "192.0.2.9/24"], &["nothere"]),
-        (vec!["uplink", "add", "two", "--interface", "up0", "--address", "192.0.2.9/24"], &["up0"]),
+        (vec!["uplink", "add", "two", "--interface", "nothere", "--address", "198.18.0.9/24"], &["nothere"]),
+        (vec!["uplink", "add", "two", "--interface", "up0", "--address", "198.18.0.9/24"], &["up0"]),
         (vec!["route", "add", "10.99.0.0/24", "--via", "172.31.0.1"], &["172.31.0.1"]),
         (vec!["nat", "del", "nothing"], &["nothing"]),
         (vec!["ct", "list", "--inside", "10.7.0.0/99"], &["10.7.0.0/99"]),

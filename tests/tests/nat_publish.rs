@@ -112,12 +112,16 @@ fn flows_end_with_their_rule() {
     let (_a, _b) = (Echo::start(&a.ns, 53), Echo::start(&b.ns, 53));
     net.publish("udp", "53", &format!("{}:53", a.v4));
     net.publish("udp", "54", &format!("{}:53", a.v4));
-    let ask = |port| udp_ask(&net.far, 5353, at(OUTSIDE4, port), 10);
+    let ask = |port| udp_ask(&net.far, 5300 + port, at(OUTSIDE4, port), 10);
     (ask(53).expect("an answer"), ask(54).expect("an answer"));
     let to = |row: &serde_json::Value| row["inside"][0].as_str().map(str::to_owned);
     assert!(net.connections().iter().all(|row| to(row) == Some(a.v4.to_string())));
     let rules = net.lab.json(&["nat", "list"]);
-    let of_53 = rules.as_array().expect("array").iter().find(|r| r["spec"]["port"] == "53");
+    let of_53 = rules
+        .as_array()
+        .expect("array")
+        .iter()
+        .find(|r| r["spec"]["port"].to_string().trim_matches('"') == "53");
     let name = of_53.expect("listed")["name"].as_str().expect("a name").to_owned();
     net.lab.ok(&["nat", "del", &name]);
     net.publish("udp", "53", &format!("{}:53", b.v4));
