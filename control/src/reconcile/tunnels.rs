@@ -370,7 +370,9 @@ impl KernelWorld {
 fn not_ours(tunnel: &Tunnel) -> Result<()> {
     let not_ours = |error: &&io::Error| error.kind() == io::ErrorKind::AddrNotAvailable;
     match tunnel.paths.iter().filter_map(|(_, path)| path.as_ref().err()).find(not_ours) {
-        Some(error) => Err(Error::failed(format!("local {error}")).hint("'ip address' lists its addresses")),
+        Some(error) => {
+            Err(Error::failed(format!("local {error}")).hint("use one of its addresses, or leave local out"))
+        }
         None => Ok(()),
     }
 }

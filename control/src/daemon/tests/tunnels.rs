@@ -95,7 +95,7 @@ fn a_remote_that_cannot_be_reached_is_waited_for() {
         let refused = daemon.put("vx2", foreign).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "port vx2: local 203.0.113.1 is not an address of this host; 'ip address' lists its addresses"
+            "port vx2: local 203.0.113.1 is not an address of this host; use one of its addresses, or leave local out"
         );
         assert_eq!(daemon.runtime.block_on(daemon.controller().ports()).len(), 1);
     });
