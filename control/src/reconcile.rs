@@ -120,8 +120,12 @@ pub enum Notice {
     Engine(trunkline_engine::EngineEvent),
     /// The keeper process is gone.
     KeeperGone,
-    /// Links, addresses, routes or neighbours of the host changed, or it is time to look.
-    HostNetwork,
+    /// Links, addresses, routes or neighbours of the host changed; or else it is time to see whether somebody
+    /// asks for a neighbour.
+    HostNetwork {
+        /// The former.
+        changed: bool,
+    },
 }
 
 /// Whether changing `old` into `new` takes another interface; if not, it is done on the running one.

@@ -280,7 +280,7 @@ impl KernelWorld {
         self.l3.news.push(name.to_owned());
     }
 
-    /// The host's network changed, or it is time to look: uplinks follow. Returns whether it was theirs.
+    /// The host's network changed: uplinks follow.
     pub(super) fn follow_host(&mut self) {
         let desired = self.l3.desired.clone();
         let names: Vec<String> = self.l3.uplinks.keys().cloned().collect();
@@ -303,12 +303,12 @@ impl KernelWorld {
         if renew {
             self.renew_l3();
         }
-        self.follow_neighbours();
-        self.keep_leases();
+        self.follow_neighbours(true);
     }
 
-    /// What the host knows of neighbours is told to the engine; what the engine asks for, to the host.
-    fn follow_neighbours(&mut self) {
+    /// What the host knows of neighbours is told to the engine, if it `changed` or somebody asks; what the engine
+    /// asks for, to the host.
+    pub(super) fn follow_neighbours(&mut self, changed: bool) {
         if !self.l3.uplinks.values().any(|u| matches!(u.device, UplinkDevice::Shared(_))) {
             return;
         }
@@ -316,6 +316,9 @@ impl KernelWorld {
         for (name, uplink) in &mut self.l3.uplinks {
             let asked = all.iter().filter(|n| n.iface.0 == uplink.id.0 && n.mac.is_none());
             let asked: Vec<_> = asked.map(|n| n.addr).collect();
+            if asked.is_empty() && !changed {
+                continue;
+            }
             match uplink.neighbours(&asked) {
                 Ok(None) => {}
                 Ok(Some(known)) => self.engine.set_neighbours(uplink.id, &known),
@@ -363,7 +366,7 @@ impl L3World for KernelWorld {
         match self.try_l3(desired, &mut steps) {
             Ok(down) => {
                 self.settle_l3(desired, down);
-                self.follow_neighbours();
+                self.follow_neighbours(true);
                 Ok(())
             }
             Err(error) => {
@@ -395,7 +398,7 @@ impl L3World for KernelWorld {
         self.settle_l3(desired, Down::default());
         self.renew_l3();
         self.import_leases();
-        self.follow_neighbours();
+        self.follow_neighbours(true);
     }
 
     fn has_down_l3(&self) -> bool {
@@ -425,7 +428,7 @@ impl L3World for KernelWorld {
         }
         if renew {
             self.renew_l3();
-            self.follow_neighbours();
+            self.follow_neighbours(true);
         }
         news
     }

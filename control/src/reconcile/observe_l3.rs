@@ -20,7 +20,7 @@ use crate::net::host::HostNews;
 
 /// How often an uplink that shares the host's neighbours looks whether somebody asks for one.
 const ASKING: Duration = Duration::from_millis(250);
-/// How often everything else is looked at without word of a change.
+/// How often leases are looked at without word of a change.
 const SLOW: Duration = Duration::from_secs(3);
 
 impl KernelWorld {
@@ -207,8 +207,8 @@ impl KernelWorld {
         let watch = move || {
             loop {
                 let patience = if asking.load(std::sync::atomic::Ordering::Relaxed) { ASKING } else { SLOW };
-                let changed = news.wait(patience);
-                if changed.is_err() || notices.send(Notice::HostNetwork).is_err() {
+                let Ok(changed) = news.wait(patience) else { return };
+                if notices.send(Notice::HostNetwork { changed }).is_err() {
                     return;
                 }
                 // Changes come in crowds.

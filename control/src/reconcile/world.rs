@@ -455,8 +455,13 @@ impl World for KernelWorld {
     fn notice(&mut self, notice: Notice) -> Vec<String> {
         match notice {
             Notice::Engine(event) if self.uplink_event(&event) => Vec::new(),
-            Notice::HostNetwork => {
-                self.follow_host();
+            Notice::HostNetwork { changed } => {
+                if changed {
+                    self.follow_host();
+                } else {
+                    self.follow_neighbours(false);
+                }
+                self.keep_leases();
                 Vec::new()
             }
             Notice::Engine(event) => {

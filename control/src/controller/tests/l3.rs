@@ -9,10 +9,15 @@ const L3: &str = "[bridge.br0]\n[gateway.br0]\naddresses=['10.77.0.1/24']\n\
     [route.lab]\nprefix='10.9.0.0/16'\nvia='10.77.0.2'\n\
     [nat.web]\nuplink='up0'\ntype='publish'\nproto='tcp'\nport=80\nto='10.77.0.2'\n[ct]\nlimit=1000\n";
 
+fn replace(desired: &mut Desired, file: Desired) -> Result<()> {
+    *desired = file;
+    Ok(())
+}
+
 async fn furnished() -> (Controller, FakeWorld) {
     let (controller, world) = controller();
     let file = crate::files::parse("f", L3).unwrap();
-    controller.edit(move |d| Ok(*d = file)).await.unwrap();
+    controller.edit(move |d| replace(d, file)).await.unwrap();
     (controller, world)
 }
 
@@ -30,7 +35,7 @@ async fn layer_3_is_realised_with_addresses_that_stay() {
     // As a file would say it: without what the daemon filled in.
     let revision = controller.revision();
     let file = crate::files::parse("f", L3).unwrap();
-    controller.edit(move |d| Ok(*d = file)).await.unwrap();
+    controller.edit(move |d| replace(d, file)).await.unwrap();
     assert_eq!((controller.revision(), &controller.desired().gateways["br0"].mac), (revision, &mac));
     assert_eq!(controller.gateways().await[0].bridge, "br0");
     let routes = controller.routes().await;
@@ -82,7 +87,7 @@ async fn a_state_file_that_cannot_be_written_undoes_layer_3_too() {
     let (controller, _running) =
         Controller::start(Box::new(world.clone()), Desired::default(), full).unwrap();
     let file = crate::files::parse("f", L3).unwrap();
-    controller.edit(move |d| Ok(*d = file)).await.unwrap_err();
+    controller.edit(move |d| replace(d, file)).await.unwrap_err();
     assert_eq!(*world.state.lock(), State::default());
 }
 
