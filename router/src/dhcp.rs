@@ -6,7 +6,7 @@
 //! whose binding was lost (a restart without [`Server::import`]) may go on with its address if it is free.
 //!
 //! Attack model. Any host on the bridge may send anything. The table has at most as many entries as addresses
-//! to give. Who only asks and never takes holds an address for [`OFFER`] seconds and gives way to anybody. A
+//! to give. Who only asks and never takes holds an address for 30 seconds and gives way to anybody. A
 //! host can take no other's address away: release and decline count only from its holder.
 //!
 //! Not served: relays (RFC 2131 §4.1, `giaddr`), since a gateway is on the link of its hosts; BOOTP.
