@@ -4,7 +4,9 @@ Prints a JSON list of {"name", "reason", "frames"}: whole outer frames in hexade
 reason each must be counted under; null for those that must be delivered. The inner frame carries the name as
 its text.
 
-    malformed.py KIND OUR_MAC OUR_IP THEIR_MAC THEIR_IP STRANGER_IP
+    malformed.py KIND OUR_MAC OUR_IP THEIR_MAC THEIR_IP STRANGER_IP sockets|uplink
+
+With sockets the kernel drops some of it before we see it; then it is not in the list.
 """
 
 import json
@@ -21,7 +23,7 @@ from scapy.layers.l2 import Dot1Q, Ether  # noqa: E402
 from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Raw  # noqa: E402
 
-kind, our_mac, our_ip, their_mac, their_ip, stranger_ip = sys.argv[1:]
+kind, our_mac, our_ip, their_mac, their_ip, stranger_ip, underlay = sys.argv[1:]
 cases = []
 
 
@@ -75,6 +77,19 @@ def ecn(wrap, header):
         case("ecn %d in %d" % (inside, outside), None, wrap(header / inner_ip(inside), **tos(outside)))
 
 
+def udp_checksums(port, good):
+    """Wrong and absent ones, where it is ours to look at them."""
+    if underlay == "uplink":
+        wrong = outer() / UDP(sport=45000, dport=port, chksum=0xDEAD) / Raw(bytes(good / inner("wrong checksum")))
+        case("wrong checksum", "tunnel-checksum", wrong)
+        if ":" in our_ip:
+            zero = outer() / UDP(sport=45000, dport=port, chksum=0) / Raw(bytes(good / inner("checksum 0")))
+            case("checksum 0", "tunnel-zero-checksum", zero)
+    if ":" not in our_ip:
+        zero = outer() / UDP(sport=45000, dport=port, chksum=0) / Raw(bytes(good / inner("checksum 0")))
+        case("checksum 0", None, zero)
+
+
 if kind == "vxlan":
     good = VXLAN(flags="Instance", vni=77)
 
@@ -88,9 +103,8 @@ if kind == "vxlan":
     case("other vni", "wrong-vni", wrap(VXLAN(flags="Instance", vni=78) / inner("other vni")))
     case("no vni", "vxlan-no-vni", wrap(struct.pack("!II", 0, 77 << 8) + bytes(inner("no vni"))))
     case("tagged", "inner-tag", wrap(good / inner("tagged", tag=10)))
+    udp_checksums(4789, good)
     if ":" not in our_ip:
-        zero = outer() / UDP(sport=45000, dport=4789, chksum=0) / Raw(bytes(good / inner("checksum 0")))
-        case("checksum 0", None, zero)
         whole = wrap(good / inner("outer fragments", size=1400))
         case("outer fragments", None, *fragment(whole, fragsize=600))
     cuts(8, wrap, good)
@@ -124,6 +138,7 @@ elif kind == "geneve":
     case("options past the end", "tunnel-truncated", wrap(struct.pack("!BBHI", 0x3F, 0, 0x6558, 77 << 8) + bytes(20)))
     case("control", "geneve-control", geneve("control", second=0x80))
     case("no ethernet", "tunnel-not-ethernet", geneve("no ethernet", proto=0x0800))
+    udp_checksums(6081, good)
     cuts(8, wrap, good)
     ecn(wrap, good)
 elif kind == "gre":

@@ -12,18 +12,32 @@ const US: u8 = 1;
 const THEM: u8 = 2;
 const STRANGER: u8 = 3;
 
+/// What carries the tunnels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Sockets,
+    Uplink,
+}
+use Below::{Sockets, Uplink};
+
 /// Sends every case of a kind from the far end, one by one; looks at counters and at what comes out.
-fn cases(kind: &str, family: Family, tunnels: impl Fn(&Lab, &str)) {
-    let under = Underlay::switched(&format!("mal-{kind}-{family:?}"));
-    let lab = tunnel::host(&under, US);
-    let far = Netns::new(&format!("mal-{kind}-{family:?}-far"));
+fn cases(kind: &str, family: Family, below: Below, tunnels: impl Fn(&Lab, &[&str])) {
+    let (below, options) = match below {
+        Sockets => ("sockets", &[][..]),
+        Uplink => ("uplink", &["--underlay", "up"][..]),
+    };
+    let name = format!("mal-{kind}-{family:?}-{below}");
+    let under = Underlay::switched(&name);
+    let lab = if options.is_empty() { tunnel::host(&under, US) } else { tunnel::uplink_host(&under, US) };
+    let far = Netns::new(&format!("{name}-far"));
     under.join(&far, THEM);
     let at = |n| under.address(n, family).to_string();
-    tunnels(&lab, &at(THEM));
+    tunnels(&lab, &[&["--remote", &at(THEM)], options].concat());
     let a = tunnel::container(&lab, "a");
-    // Neighbours need not be asked: frames are whole, and nothing is to be answered.
     let mac = |n: u8| mac_text([0x02, 0xaa, 0, 0, 0, n]);
-    let list = scapy::cases("malformed.py", &[kind, &mac(US), &at(US), &mac(THEM), &at(THEM), &at(STRANGER)]);
+    let ends = [mac(US), at(US), mac(THEM), at(THEM), at(STRANGER)];
+    let ends = ends.each_ref().map(String::as_str);
+    let list = scapy::cases("malformed.py", &[&[kind], &ends[..], &[below]].concat());
     let mut raw = Raw::open(&far, "u0");
     let capture = Capture::start(&a.ns, "eth0", Direction::In, "");
     let mut expected = std::collections::BTreeMap::new();
@@ -67,25 +81,24 @@ fn ecn(frames: &[Vec<u8>]) {
     assert_eq!(marks(3), [3], "CE in not-ECT");
 }
 
-fn vxlan(family: Family) {
-    cases("vxlan", family, |lab, far| {
-        lab.ok(&["port", "add", "br0", "vx0", "--type", "vxlan", "--vni", "77", "--remote", far]);
+fn vxlan(family: Family, below: Below) {
+    cases("vxlan", family, below, |lab, rest| {
+        lab.ok(&[&["port", "add", "br0", "vx0", "--type", "vxlan", "--vni", "77"], rest].concat());
     });
 }
 
-fn geneve(family: Family) {
-    cases("geneve", family, |lab, far| {
-        lab.ok(&["port", "add", "br0", "gnv0", "--type", "geneve", "--vni", "77", "--remote", far]);
+fn geneve(family: Family, below: Below) {
+    cases("geneve", family, below, |lab, rest| {
+        lab.ok(&[&["port", "add", "br0", "gnv0", "--type", "geneve", "--vni", "77"], rest].concat());
     });
 }
 
-fn gre(family: Family) {
-    cases("gre", family, |lab, far| {
+fn gre(family: Family, below: Below) {
+    cases("gre", family, below, |lab, rest| {
         let add = |port: &str, key: &str, more: &[&str]| {
-            let args = ["port", "add", "br0", port, "--type", "gre", "--key", key, "--remote", far];
-            lab.ok(&[&args[..], more].concat());
+            let args = ["port", "add", "br0", port, "--type", "gre", "--key", key];
+            lab.ok(&[&args[..], more, rest].concat());
         };
-        // One split-horizon group would hide what comes out of one tunnel from the next; only `a` is looked at.
         add("gre7", "7", &[]);
         add("gre8", "8", &["--csum"]);
         add("gre9", "9", &["--seq"]);
@@ -94,30 +107,44 @@ fn gre(family: Family) {
 
 #[test]
 fn vxlan_over_ipv4() {
-    vxlan(Family::V4);
+    vxlan(Family::V4, Sockets);
 }
 
 #[test]
 fn vxlan_over_ipv6() {
-    vxlan(Family::V6);
+    vxlan(Family::V6, Sockets);
 }
 
 #[test]
 fn geneve_over_ipv4() {
-    geneve(Family::V4);
+    geneve(Family::V4, Sockets);
 }
 
 #[test]
 fn geneve_over_ipv6() {
-    geneve(Family::V6);
+    geneve(Family::V6, Sockets);
 }
 
 #[test]
 fn gre_over_ipv4() {
-    gre(Family::V4);
+    gre(Family::V4, Sockets);
 }
 
 #[test]
 fn gre_over_ipv6() {
-    gre(Family::V6);
+    gre(Family::V6, Sockets);
+}
+
+#[test]
+fn over_ipv4_by_an_uplink() {
+    vxlan(Family::V4, Uplink);
+    geneve(Family::V4, Uplink);
+    gre(Family::V4, Uplink);
+}
+
+#[test]
+fn over_ipv6_by_an_uplink() {
+    vxlan(Family::V6, Uplink);
+    geneve(Family::V6, Uplink);
+    gre(Family::V6, Uplink);
 }

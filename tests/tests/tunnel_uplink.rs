@@ -22,6 +22,7 @@ fn add(lab: &Lab, over_uplink: bool, line: &str, far: &str) {
 
 /// An uplink on one side; an uplink or sockets on the other.
 fn between_two(name: &str, family: Family, line: &str, far_uplink: bool) {
+    eprintln!("{name}: {line}");
     let under = Underlay::switched(&format!("up-{name}"));
     let one = tunnel::uplink_host(&under, 1);
     let two = if far_uplink { tunnel::uplink_host(&under, 2) } else { tunnel::host(&under, 2) };
