@@ -113,6 +113,28 @@ fn patch_object<T: Named>(desired: &mut Desired, name: &str, patch: &Value) -> R
     Ok(())
 }
 
+/// Removes an object that no rule and no route names.
+fn del_object<T: Named>(desired: &mut Desired, name: &str) -> Result<()> {
+    object::<T>(desired, name)?;
+    let named = |by: Option<&String>| by.is_some_and(|by| by == name);
+    let user = match T::KIND {
+        "uplink" => {
+            let rule = desired.nat.iter().find(|(_, n)| n.uplink == name).map(|(n, _)| ("nat", n));
+            rule.or(desired.routes.iter().find(|(_, r)| named(r.uplink.as_ref())).map(|(n, _)| ("route", n)))
+        }
+        "gateway" => {
+            desired.routes.iter().find(|(_, r)| named(r.gateway.as_ref())).map(|(n, _)| ("route", n))
+        }
+        _ => None,
+    };
+    if let Some((kind, user)) = user {
+        return Err(Error::conflict(format!("{} {name} is used by {kind} {user}", T::KIND))
+            .hint(format!("delete that first: trunkline {kind} del {user}")));
+    }
+    T::all_mut(desired).remove(name);
+    Ok(())
+}
+
 async fn status<T: Observed>(app: &App, name: &str) -> Result<T::Status> {
     let all = T::statuses(&app.controller).await;
     all.into_iter().find(|s| T::name(s) == Some(name)).ok_or_else(|| T::missing(name))
@@ -154,10 +176,6 @@ pub(super) async fn patch<T: Observed>(
 }
 
 pub(super) async fn del<T: Observed>(State(app): State<App>, Path(name): Path<String>) -> Done {
-    let edit = app.controller.edit(move |d| match T::all_mut(d).remove(&name) {
-        Some(_) => Ok(()),
-        None => Err(T::missing(&name)),
-    });
-    edit.await?;
+    app.controller.edit(move |d| del_object::<T>(d, &name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -47,7 +47,10 @@ async fn objects_come_and_go_and_get_names() {
     assert_eq!(c.list::<RouteSpec>().await.unwrap().len(), 4);
 
     let error = c.del::<UplinkSpec>("up0").await.unwrap_err();
-    assert!(error.message.contains("there is no uplink up0"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "uplink up0 is used by nat masquerade-10.77.0.0-24; delete that first: trunkline nat del masquerade-10.77.0.0-24"
+    );
     assert_eq!(c.del_bridge("br0", false).await.unwrap_err().kind, ErrorKind::Conflict);
     for name in ["publish-tcp-8080", "masquerade-10.77.0.0-24"] {
         c.del::<NatSpec>(name).await.unwrap();
