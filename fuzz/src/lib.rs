@@ -4,8 +4,8 @@
 pub mod bfd;
 pub mod coalesce;
 pub mod decap;
-pub mod encap;
 pub mod dhcp;
+pub mod encap;
 pub mod forward;
 pub mod headers;
 pub mod input;
