@@ -230,3 +230,39 @@ fn a_host_is_killed_and_restarted() {
     let sockets = one.lab.ns.sh("ss -Hlnupw");
     assert_eq!(sockets.trim(), "", "sockets left");
 }
+
+/// The way to one host gets narrower while data flows to it: first a router says so, then, narrower still, large
+/// packets vanish. The tunnels to the others keep what they have.
+#[test]
+fn the_way_to_one_host_shrinks_under_load() {
+    let args = ["--type", "vxlan", "--vni", "77"];
+    let mesh = Mesh::new(Underlay::routed("shrink"), 4, Family::V4, &args);
+    mesh.await_all_up();
+    let (one, two, four) = (mesh.host(1), mesh.host(2), mesh.host(4));
+    for host in &mesh.hosts {
+        // Only what a wire carries, or a superframe is not counted by its packets.
+        host.lab.ns.sh("ethtool -K u0 tx off tso off gso off tx-udp-segmentation off");
+    }
+    ping::assert_reaches(&one.c.ns, two.c.v4);
+    ping::assert_reaches(&one.c.ns, four.c.v4);
+    let beside = Pinger::start(&one.c.ns, two.c.v4, 0.02);
+    let load = Transfer::start(&one.c.ns, &four.c.ns, four.c.v4, 60 * MIB, Some(10_000_000));
+    std::thread::sleep(Duration::from_millis(500));
+    mesh.underlay.set_mtu(4, 1450);
+    four.lab.ns.sh("ip link set u0 mtu 1450");
+    // The least of a bridge's tunnels is what its containers are told.
+    tunnel::await_mtu(&one.lab, &one.c, 1400);
+    mesh.underlay.ns.sh("nft add table inet hole");
+    mesh.underlay.ns.sh("nft add chain inet hole forward { type filter hook forward priority 0 ; }");
+    mesh.underlay.ns.sh("nft add rule inet hole forward oifname h4 meta length > 1400 drop");
+    mesh.underlay.ns.sh("nft add rule inet hole forward iifname h4 meta length > 1400 drop");
+    tunnel::await_mtu_in(&one.lab, &one.c, 1280..=1350, Duration::from_secs(20));
+    load.assert_whole(LONG, 60 * MIB);
+    tunnel::await_mtu_in(&one.lab, &one.c, 1350..=1350, Duration::from_secs(60));
+    assert_eq!(mesh.peer(1, 4)["path-mtu"], 1400);
+    assert_eq!(mesh.peer(1, 2)["path-mtu"], 1500);
+    let pings = beside.stop();
+    assert_eq!(pings.lost(), 0, "{pings:?}");
+    Transfer::start(&four.c.ns, &one.c.ns, one.c.v6, 10 * MIB, None).assert_whole(LONG, 10 * MIB);
+    mesh.hosts.iter().for_each(|h| h.lab.assert_conserved());
+}
