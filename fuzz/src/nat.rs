@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use etherparse::{NetHeaders, PacketHeaders, PayloadSlice, TransportHeader};
 use trunkline_nat::{
-    Config, DropReason, Endpoint, Filtering, Gateway, Nat, Path, Prefix, Rule, RuleId, Sink, Toward, Uplink,
-    Zone,
+    Config, DropReason, Filtering, Gateway, Nat, Path, Prefix, Rule, RuleId, Sink, Toward, Uplink, Zone,
 };
 use trunkline_packet::headers::{Fragment, Headers, proto};
 use trunkline_packet::icmp::{self, Problem};
@@ -171,6 +170,7 @@ impl World {
             held: 0,
         };
         world.set_rules(7);
+        world.workers.iter_mut().for_each(|nat| nat.set_hosts(&[UP]));
         world
     }
 
@@ -319,7 +319,6 @@ impl World {
         for (i, nat) in self.workers.iter().enumerate() {
             assert!(nat.connections(self.now).count() <= 48);
             for c in nat.connections(self.now) {
-                let (Endpoint { .. }, Endpoint { .. }) = (c.local.0, c.external.0);
                 assert!(inside.insert((c.zone, c.proto, c.local, c.shown)), "{i}: {c:?}");
                 assert!(outside.insert((c.uplink, c.proto, c.external, c.remote)), "{i}: {c:?}");
             }

@@ -90,6 +90,12 @@ fn the_host_reaches_its_own_published_port() {
     net.publish("udp", "8080", &format!("{}:80", a.v4));
     assert_eq!(tcp_seen_as(&net.lab.ns, at(OUTSIDE4, 8080)).ip(), ip(GATEWAY4));
     assert_eq!(udp_seen_as(&net.lab.ns, at(OUTSIDE4, 8080)).ip(), ip(GATEWAY4));
+    // And the other way: what the host itself serves, under the address that both have.
+    let _ssh = Echo::start(&net.lab.ns, 22);
+    assert_eq!(tcp_seen_as(&a.ns, at(OUTSIDE4, 22)).ip(), ip(OUTSIDE4));
+    assert_eq!(udp_seen_as(&a.ns, at(OUTSIDE4, 22)).ip(), ip(OUTSIDE4));
+    let refused = Client::connect(&a.ns, at(OUTSIDE4, 23)).expect_err("nobody there");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{refused}");
 }
 
 #[test]
