@@ -257,7 +257,7 @@ fn reserved_ports_are_not_chosen_and_are_given_back() {
         std::fs::write(sysctl("ip_local_port_range"), "40000 40009").unwrap();
         std::fs::write(sysctl("ip_local_reserved_ports"), "22,40003-40004,50000").unwrap();
 
-        let reservation = Reservation::new(&[(40004, 40008), (40000, 40006)]).unwrap();
+        let reservation = Reservation::new(&[(40004, 40008), (40000, 40006)], None).unwrap();
         assert_eq!(reserved(), "22,40000-40008,50000");
         assert_eq!((0..20).map(|_| chosen().unwrap()).max(), Some(40009));
         assert_eq!((0..20).map(|_| chosen().unwrap()).min(), Some(40009));
@@ -274,14 +274,23 @@ fn reserved_ports_are_not_chosen_and_are_given_back() {
         });
         assert_eq!(reserved(), "40003-40004,60000");
 
-        drop(Reservation::new(&[(1, 65535)]).unwrap());
+        drop(Reservation::new(&[(1, 65535)], None).unwrap());
         assert_eq!(reserved(), "40003-40004,60000");
         std::fs::write(sysctl("ip_local_reserved_ports"), "\n").unwrap();
-        let everything = Reservation::new(&[(1, 65535)]).unwrap();
+        let everything = Reservation::new(&[(1, 65535)], None).unwrap();
         assert_eq!(reserved(), "1-65535");
         drop(everything);
         assert_eq!(reserved(), "");
-        assert_eq!(Reservation::new(&[(5, 4)]).unwrap_err().kind(), ErrorKind::InvalidInput);
-        assert_eq!(Reservation::new(&[(0, 4)]).unwrap_err().kind(), ErrorKind::InvalidInput);
+        // A process that is killed drops nothing; the next one knows by the note what was not the user's.
+        std::fs::write(sysctl("ip_local_reserved_ports"), "40001").unwrap();
+        let note = std::env::temp_dir().join(format!("reserved-{}", std::process::id()));
+        std::mem::forget(Reservation::new(&[(40000, 40004)], Some(&note)).unwrap());
+        assert_eq!(reserved(), "40000-40004");
+        let next = Reservation::new(&[(40002, 40006)], Some(&note)).unwrap();
+        assert_eq!(reserved(), "40001-40006");
+        drop(next);
+        assert_eq!((reserved().as_str(), note.exists()), ("40001", false));
+        assert_eq!(Reservation::new(&[(5, 4)], None).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(Reservation::new(&[(0, 4)], None).unwrap_err().kind(), ErrorKind::InvalidInput);
     });
 }

@@ -1,5 +1,6 @@
 //! From what the underlay received to the inner frame.
 
+use trunkline_packet::checksum::Sum;
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::headers::{proto, read16};
 use trunkline_packet::segment::MAX_SEGMENTS;
@@ -8,7 +9,7 @@ use trunkline_packet::{Batch, DropReason, Offload, Packet, Pool, PortId, Tpid, V
 use crate::config::InnerVlan;
 use crate::geneve::GeneveHeader;
 use crate::gre::{self, GreHeader, TEB};
-use crate::inner::{finished_sum, infer_offload, take_ecn};
+use crate::inner::{finished_sum, finished_sum_of, infer_offload, take_ecn, unfinished};
 use crate::outer::{Opened, Outer};
 use crate::table::{Match, Tunnels};
 use crate::{DropCounts, Kind, vxlan};
@@ -150,11 +151,20 @@ fn gre_header<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Resul
         // The checksum of a superframe is filled in as it is cut. A Linux sender leaves 0 to be filled in by its
         // NIC; from a sender on this machine (a guest, a container) it comes so, and Linux takes it, too.
         let unfinished = packet.meta().offload.is_gso() || read16(packet.head(), gre::CHECKSUM_AT) == Some(0);
-        !unfinished && finished_sum(packet, 0).is_none_or(|sum| sum.fold() != 0xffff)
+        !unfinished && !sums_up(packet, len)
     } else {
         found.tunnel.endpoint().gre_checksum
     };
     if wrong { Err(DropReason::TunnelChecksum) } else { Ok((found, len, Some(header))) }
+}
+
+/// Whether the GRE checksum is right, for the inner frame as it is or, from a sender on this machine, as it will
+/// be when its own checksum is finished.
+fn sums_up(packet: &Packet, len: usize) -> bool {
+    let right = |sum: Option<Sum>| sum.is_some_and(|sum| sum.fold() == 0xffff);
+    right(finished_sum(packet, 0))
+        || packet.meta().offload.csum.is_full()
+            && unfinished(packet, len).is_some_and(|csum| right(finished_sum_of(packet, 0, csum)))
 }
 
 fn has_tag(packet: &Packet) -> bool {

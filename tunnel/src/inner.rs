@@ -169,6 +169,20 @@ pub(crate) fn infer_offload(packet: &mut Packet, mtu: u16) {
     packet.meta_mut().offload = Offload { csum: Checksum::Partial { start: ip.l4, offset }, gso };
 }
 
+/// The transport checksum of the frame that begins at `at`, if it holds the bare pseudo-header sum (see
+/// [`infer_offload`]).
+#[cold]
+pub(crate) fn unfinished(packet: &Packet, at: usize) -> Option<Checksum> {
+    let frame = packet.head().get(at..)?;
+    let ip = Headers::of_frame(frame).filter(|ip| ip.fragment == Fragment::None)?;
+    ip.transport_len(frame)?;
+    let (l4, end) = (usize::from(ip.l4), ip.end as usize);
+    let offset = if ip.proto == proto::TCP { TCP_CHECK } else { UDP_CHECK };
+    let pseudo = ip.pseudo(frame, end.checked_sub(l4)? as u32).fold();
+    let found = read16(frame, l4 + usize::from(offset)) == Some(pseudo);
+    found.then_some(Checksum::Partial { start: (at + l4) as u16, offset })
+}
+
 /// The sum over an encapsulated frame from `from` on as it will be once the inner checksum is finished:
 /// "local checksum offload". Headers in front of the inner transport header are summed as they are; the
 /// transport part with a finished checksum sums to the complement of its pseudo-header sum, which is what
@@ -177,7 +191,12 @@ pub(crate) fn infer_offload(packet: &mut Packet, mtu: u16) {
 /// `None` for a partial checksum that starts or is stored at an odd distance, which no real header does.
 #[inline]
 pub(crate) fn finished_sum(packet: &Packet, from: usize) -> Option<Sum> {
-    match packet.meta().offload.csum {
+    finished_sum_of(packet, from, packet.meta().offload.csum)
+}
+
+/// The same, with what is known of the inner checksum.
+pub(crate) fn finished_sum_of(packet: &Packet, from: usize, csum: Checksum) -> Option<Sum> {
+    match csum {
         Checksum::Partial { start, offset } => {
             let start = usize::from(start);
             let even = |h: &&[u8]| h.len().is_multiple_of(2) && offset.is_multiple_of(2);

@@ -408,4 +408,16 @@ fn a_gre_checksum_that_was_left_to_the_nic_is_taken_and_a_wrong_one_is_not() {
     assert_eq!(end([good[4], good[5]]), Ok(()));
     assert_eq!(end([0, 0]), Ok(()));
     assert_eq!(end([good[4] ^ 1, good[5]]), Err(DropReason::TunnelChecksum));
+    // The sender has counted the inner checksum as finished, and it is not.
+    let (l4, check) = (8 + 14 + 20, 8 + 14 + 20 + 16);
+    let ip = trunkline_packet::headers::Headers::of_frame(&good[8..]).unwrap();
+    assert_eq!((usize::from(ip.l4) + 8, ip.proto), (l4, 6));
+    let pseudo = ip.pseudo(&good[8..], (good.len() - l4) as u32).fold().to_be_bytes();
+    let mut bytes = good.clone();
+    bytes[check..check + 2].copy_from_slice(&pseudo);
+    let mut p = packet(&bytes, &mut pool);
+    assert_eq!(decap(&mut p, &outer, &table), Ok(()));
+    assert_eq!(p.meta().offload.csum, Checksum::Partial { start: 34, offset: 16 });
+    bytes[4] ^= 1;
+    assert_eq!(decap(&mut packet(&bytes, &mut pool), &outer, &table), Err(DropReason::TunnelChecksum));
 }

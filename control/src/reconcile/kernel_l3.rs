@@ -103,7 +103,7 @@ impl KernelWorld {
     fn open_uplink(&mut self, desired: &Desired, name: &str) -> Result<Uplink> {
         let spec = desired.uplinks[name].clone();
         let published = Published::of(desired, name);
-        let Opened { device, seen, io, loopback } = Uplink::open(name, &spec, &published)?;
+        let Opened { device, seen, io, loopback } = Uplink::open(name, &spec, &published, &self.run_dir)?;
         let full = || Error::failed("the switch has no room for another uplink");
         let id = self.engine.add_l3_port(seen.mtu).ok_or_else(full)?;
         if let Err(e) = self.engine.attach_port(id, io, false) {

@@ -1,6 +1,7 @@
 //! What is behind uplinks: an interface taken over, a TAP to the host's stack, or an interface shared with it.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use trunkline_engine::PortIo;
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     _guard: IngressDrop,
     /// Goes and comes anew when the ports change.
     reservation: Option<Reservation>,
+    /// What is reserved, for the next daemon.
+    note: PathBuf,
     share: PortShare,
     /// The same on the host's loopback; `None` where it cannot be.
     loopback: Option<Loopback>,
@@ -121,11 +124,18 @@ impl Published {
 
 impl Uplink {
     /// Makes what is behind it.
-    pub(super) fn open(name: &str, spec: &UplinkSpec, published: &Published) -> Result<Opened> {
+    pub(super) fn open(
+        name: &str,
+        spec: &UplinkSpec,
+        published: &Published,
+        run_dir: &Path,
+    ) -> Result<Opened> {
         match &spec.kind {
             UplinkKind::Own(own) => open_own(own),
             UplinkKind::Host(host) => open_host(name, host),
-            UplinkKind::Shared(shared) => open_shared(shared, published),
+            UplinkKind::Shared(shared) => {
+                open_shared(shared, published, run_dir.join(format!("reserved-{name}")))
+            }
         }
     }
 
@@ -394,19 +404,19 @@ fn share(spec: &SharedUplink, published: &Published, addresses: &[IpNet]) -> Por
     share
 }
 
-fn reserve(share: &PortShare) -> Result<Reservation> {
+fn reserve(share: &PortShare, note: &Path) -> Result<Reservation> {
     let ranges: Vec<_> = share.tcp.iter().chain(&share.udp).copied().collect();
-    Reservation::new(&ranges).map_err(|e| explain("cannot keep these ports from the host", &e))
+    Reservation::new(&ranges, Some(note)).map_err(|e| explain("cannot keep these ports from the host", &e))
 }
 
-fn open_shared(spec: &SharedUplink, published: &Published) -> Result<Opened> {
+fn open_shared(spec: &SharedUplink, published: &Published, note: PathBuf) -> Result<Opened> {
     let seen = see_shared(spec)?;
     let share = share(spec, published, &seen.addresses);
     let no_socket = |e| explain("cannot open a packet socket", &e);
     let socket = AfPacket::open_shared(&seen.interface, true, &share).map_err(no_socket)?;
     let ifindex = socket.ifindex();
     let guard = attach(ifindex, &seen.interface, &share)?;
-    let reservation = Some(reserve(&share)?);
+    let reservation = Some(reserve(&share, &note)?);
     let monitor = socket.monitor();
     let (rx, tx) = socket.into_io();
     let (loopback, loopback_io) = match open_loopback(&share) {
@@ -416,7 +426,8 @@ fn open_shared(spec: &SharedUplink, published: &Published) -> Result<Opened> {
             (None, None)
         }
     };
-    let shared = Shared { monitor, ifindex, _guard: guard, reservation, share, loopback, told: Vec::new() };
+    let shared =
+        Shared { monitor, ifindex, _guard: guard, reservation, note, share, loopback, told: Vec::new() };
     let device = UplinkDevice::Shared(shared);
     Ok(Opened { device, seen, io: PortIo { rx, tx }, loopback: loopback_io })
 }
@@ -452,11 +463,14 @@ impl Shared {
         self.monitor.set_share(&share).map_err(refused)?;
         // Two at once would not know whose a port is.
         self.reservation = None;
-        match reserve(&share) {
+        match reserve(&share, &self.note) {
             Ok(reservation) => self.reservation = Some(reservation),
             Err(error) => {
-                let back =
-                    self.monitor.set_share(&self.share).map_err(refused).and_then(|()| reserve(&self.share));
+                let back = self
+                    .monitor
+                    .set_share(&self.share)
+                    .map_err(refused)
+                    .and_then(|()| reserve(&self.share, &self.note));
                 match back {
                     Ok(reservation) => self.reservation = Some(reservation),
                     Err(error) => tracing::error!(interface, %error, "a failed edit could not be undone"),

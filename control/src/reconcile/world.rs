@@ -38,7 +38,7 @@ pub(crate) struct KernelWorld {
     /// When the keeper was last replaced.
     replaced: Option<Instant>,
     launch: Launch,
-    run_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
     /// What a daemon before left with the keeper and no port has claimed yet.
     pub(super) kept: BTreeMap<String, Kept>,
     /// Ports the keeper has not got yet.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use super::share;
 use crate::sys;
@@ -14,14 +15,16 @@ const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// to no port in particular, of TCP or UDP, IPv4 or IPv6. Sockets that ask for one of them still get it: see
 /// [`taken_ports`].
 ///
-/// Ports others have reserved stay so. A process that is killed leaves its reservation behind, which the next
-/// one then takes for somebody else's.
+/// Ports others have reserved stay so. A process that is killed leaves its reservation behind; by its note the
+/// next one knows it for its own.
 #[derive(Debug)]
 pub struct Reservation {
     /// Opened in the namespace, which it means whichever thread uses it later.
     file: File,
     /// Those that nobody had reserved before.
     added: BTreeSet<u16>,
+    /// Says so to the next process.
+    note: Option<PathBuf>,
 }
 
 impl Reservation {
@@ -29,16 +32,23 @@ impl Reservation {
     ///
     /// # Errors
     /// `InvalidInput` when one is no range; `PermissionDenied` or `ReadOnlyFilesystem` when this process may
-    /// not set `net.ipv4.ip_local_reserved_ports`.
-    pub fn new(ranges: &[(u16, u16)]) -> io::Result<Reservation> {
+    /// not set `net.ipv4.ip_local_reserved_ports`, or not write the note.
+    pub fn new(ranges: &[(u16, u16)], note: Option<&Path>) -> io::Result<Reservation> {
         let wanted = share::ranges(ranges)?.into_iter().flat_map(|(low, high)| low..=high);
         let named = |e| sys::context("net.ipv4.ip_local_reserved_ports", e);
         let file = OpenOptions::new().read(true).write(true).open(RESERVED).map_err(named)?;
         let mut reserved = read(&file).map_err(named)?;
+        // What the process before had added is nobody else's. A note that makes no sense is none.
+        let left = note.and_then(|note| parse(&fs::read_to_string(note).ok()?).ok()).unwrap_or_default();
+        reserved.retain(|port| !left.contains(port));
         let added: BTreeSet<u16> = wanted.filter(|port| !reserved.contains(port)).collect();
+        if let Some(note) = note {
+            // First, so that nothing is reserved without one.
+            fs::write(note, format(&added)).map_err(|e| sys::context(note.display(), e))?;
+        }
         reserved.extend(&added);
         write(&file, &reserved).map_err(named)?;
-        Ok(Reservation { file, added })
+        Ok(Reservation { file, added, note: note.map(Path::to_owned) })
     }
 }
 
@@ -49,6 +59,9 @@ impl Drop for Reservation {
             reserved.retain(|port| !self.added.contains(port));
             // Nobody is there to be told; a namespace that is gone needs nothing.
             let _ = write(&self.file, &reserved);
+        }
+        if let Some(note) = &self.note {
+            let _ = fs::remove_file(note);
         }
     }
 }
