@@ -208,6 +208,6 @@ fn interface<'a>(name: &'a str, spec: &'a PortSpec) -> Option<(Option<&'a str>, 
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod l3_tests;
+#[cfg(test)]
+mod tests;
