@@ -8,6 +8,7 @@
 pub mod afpacket;
 mod frame;
 pub mod guard;
+pub mod inherited;
 pub mod link;
 mod netlink;
 pub mod netns;

@@ -149,6 +149,14 @@ impl Tap {
         &self.name
     }
 
+    /// Name of the interface now.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn name_now(&self) -> io::Result<String> {
+        Ok(flags_and_name(&self.queues[0])?.1)
+    }
+
     /// The offloads in force.
     pub fn features(&self) -> TapFeatures {
         self.features
