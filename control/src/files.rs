@@ -11,10 +11,11 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::model::docker::DockerSpec;
 use crate::model::keys::{self, L3Object, Object};
 use crate::model::l3::{GatewaySpec, NatSpec, RouteSpec, UplinkSpec};
 use crate::model::objects::Named;
-use crate::model::{Desired, PortKind};
+use crate::model::{Desired, Owner, PortKind};
 use crate::{Error, Result, validate};
 
 pub use merge::merge_apply;
@@ -23,7 +24,9 @@ pub use merge::merge_apply;
 const KINDS: [&str; 7] = ["bridge", "port", "mesh", "gateway", "uplink", "route", "nat"];
 
 /// Keys that only the daemon writes.
-const DAEMON_KEYS: &[&str] = &["owner", "netns-id"];
+const DAEMON_KEYS: &[&str] = &["owner", "netns-id", "handed-over"];
+/// Those of `docker`.
+const DOCKER_KEYS: &[&str] = &["owner", "network", "endpoint", "pool"];
 
 /// Reads a file given to `trunkline apply`; `name` is what errors call it. Every object is checked by
 /// itself; whether they fit together is seen when they are applied.
@@ -42,9 +45,18 @@ pub fn parse(name: &str, text: &str) -> Result<Desired> {
         }
         Ok(())
     })?;
+    if let Some(docker) = table.get_ref().get("docker").and_then(|v| v.get_ref().as_table()) {
+        for key in docker.keys().filter(|k| DOCKER_KEYS.contains(&&**k.get_ref())) {
+            return Err(document.at(key.span().start, docker_key(key.get_ref())));
+        }
+    }
     let desired = document.values(table.clone())?;
     document.objects(table.get_ref(), &desired)?;
     Ok(desired)
+}
+
+fn docker_key(key: &str) -> Error {
+    Error::invalid(format!("key '{key}' in docker is the daemon's own")).hint("leave it out")
 }
 
 /// Reads the state file, whose `version` must be the given one.
@@ -81,8 +93,10 @@ pub fn export(desired: &Desired) -> String {
             }
         }
     }
-    if let Some(ct) = table.get_mut("ct").and_then(|v| v.as_table_mut()) {
-        ct.retain(|key, _| key != "owner");
+    for kind in ["ct", "docker"] {
+        if let Some(object) = table.get_mut(kind).and_then(|v| v.as_table_mut()) {
+            object.retain(|key, _| key != "owner");
+        }
     }
     toml::to_string(&table).expect("a table is written as it is")
 }
@@ -96,15 +110,26 @@ pub fn export_json(desired: &Desired) -> serde_json::Value {
             object.remove("owner");
         }
     }
-    if let Some(ct) = value.get_mut("ct").and_then(|v| v.as_object_mut()) {
-        ct.remove("owner");
+    for kind in ["ct", "docker"] {
+        if let Some(object) = value.get_mut(kind).and_then(|v| v.as_object_mut()) {
+            object.remove("owner");
+        }
     }
     value
 }
 
-/// Without what means something to this daemon only. The owner goes when it is written.
+/// Without what means something to this daemon only. The owner goes when it is written. What docker made is
+/// docker's to make again.
 fn portable(desired: &Desired) -> Desired {
     let mut desired = desired.clone();
+    if let Some(docker) = &mut desired.docker {
+        *docker = DockerSpec { enabled: docker.enabled, socket: docker.socket.take(), ..Default::default() };
+    }
+    desired.bridges.retain(|_, spec| spec.owner != Owner::Docker);
+    desired.ports.retain(|_, spec| spec.owner != Owner::Docker);
+    desired.gateways.retain(|_, spec| spec.owner != Owner::Docker);
+    desired.uplinks.retain(|_, spec| spec.owner != Owner::Docker);
+    desired.nat.retain(|_, spec| spec.owner != Owner::Docker);
     for port in desired.ports.values_mut() {
         if let PortKind::Tap(tap) = &mut port.kind {
             tap.netns_id = None;
@@ -121,6 +146,11 @@ pub fn parse_json(value: serde_json::Value) -> Result<Desired> {
     keys::check_desired(&value)?;
     if value.get("ct").is_some_and(|ct| ct.get("owner").is_some()) {
         return Err(Error::invalid("key 'owner' in ct is the daemon's own").hint("leave it out"));
+    }
+    if let Some(key) =
+        DOCKER_KEYS.iter().find(|k| value.get("docker").is_some_and(|docker| docker.get(**k).is_some()))
+    {
+        return Err(docker_key(key));
     }
     for kind in KINDS {
         let objects = value.get(kind).and_then(|v| v.as_object()).into_iter().flatten();
@@ -230,6 +260,10 @@ impl<'a> Document<'a> {
         self.named::<NatSpec>(root, desired)?;
         match (root.get("ct"), &desired.ct) {
             (Some(at), Some(ct)) => validate::ct(ct).map_err(|e| self.at(at.span().start, e)),
+            _ => Ok(()),
+        }?;
+        match (root.get("docker"), &desired.docker) {
+            (Some(at), Some(docker)) => validate::docker(docker).map_err(|e| self.at(at.span().start, e)),
             _ => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 //! Desired state is what somebody asked for; observed state is what is. Both are plain data. [`keys`] says
 //! which keys each object has, so that a misspelt one is refused by name.
 
+pub mod docker;
 pub mod keys;
 pub mod l3;
 mod l3keys;
@@ -60,6 +61,9 @@ pub struct Desired {
     /// Meshes by name. Their ports are derived: see [`Desired::expanded`].
     #[serde(default, rename = "mesh", skip_serializing_if = "BTreeMap::is_empty")]
     pub meshes: BTreeMap<String, MeshSpec>,
+    /// The docker plugin, with what docker made; absent: it was never enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<docker::DockerSpec>,
 }
 
 /// A desired bridge.
@@ -237,6 +241,10 @@ pub struct TapSpec {
     /// Take over an existing persistent TAP of that name in the daemon's namespace instead of making one.
     #[serde(skip_serializing_if = "is_false")]
     pub adopt: bool,
+    /// The interface is made in the daemon's namespace for somebody who moves it, names it and gives it
+    /// addresses: docker. Once it is gone it is not made again.
+    #[serde(skip_serializing_if = "is_false")]
+    pub handed_over: bool,
     /// Queues, 1 to 256; absent: 1. Fixed when the interface is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,

@@ -134,7 +134,7 @@ pub(crate) fn needs_new_interface(name: &str, old: &PortSpec, new: &PortSpec) ->
         (PortKind::Tap(a), PortKind::Tap(b)) => {
             a.netns != b.netns
                 || a.netns_id != b.netns_id
-                || a.adopt != b.adopt
+                || (a.adopt, a.handed_over) != (b.adopt, b.handed_over)
                 || a.ifname.as_deref().unwrap_or(name) != b.ifname.as_deref().unwrap_or(name)
                 || a.queues.unwrap_or(1) != b.queues.unwrap_or(1)
         }

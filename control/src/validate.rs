@@ -2,6 +2,7 @@
 //!
 //! What only the kernel can know (does the interface exist, is the namespace there) is not looked at here.
 
+mod docker;
 mod gateway;
 pub(crate) mod l3;
 pub(crate) mod nat;
@@ -18,6 +19,7 @@ use trunkline_packet::MacAddr;
 use crate::model::{BridgeSpec, Desired, PortKind, PortSpec, StaticFdb};
 use crate::{Error, Result};
 
+pub use docker::docker;
 pub use gateway::{gateway, gateway_place};
 pub use l3::ct;
 pub use nat::nat;
@@ -79,6 +81,7 @@ pub fn validate_edit(old: &Desired, desired: &Desired) -> Result<()> {
     tunnel::meshes(desired)?;
     tunnel::tables(&old.expanded(|_| false), &desired.expanded(|_| false))?;
     interfaces(old, desired)?;
+    desired.docker.as_ref().map_or(Ok(()), docker)?;
     l3::check(old, desired)
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::model::docker::DockerSpec;
 use crate::model::l3::{CtSpec, GatewaySpec, NatSpec, RouteSpec, UplinkSpec};
 use crate::model::objects::Named;
 use crate::model::{Desired, Owner};
@@ -55,6 +56,7 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
     merge_named(current, file.routes, &mut merged, &mut changes)?;
     merge_named(current, file.nat, &mut merged, &mut changes)?;
     merge_ct(current, file.ct, &mut merged, &mut changes)?;
+    merge_docker(current, file.docker, &mut merged, &mut changes);
     for (name, port) in &merged.ports {
         if current.bridges.contains_key(&port.bridge) && !merged.bridges.contains_key(&port.bridge) {
             let owner = owner_name(port.owner);
@@ -171,6 +173,28 @@ fn merge_ct(
     }
     merged.ct = Some(spec);
     Ok(())
+}
+
+/// Of the docker plugin a file says whether and where it is served; what docker made stays.
+fn merge_docker(
+    current: &Desired,
+    of_file: Option<DockerSpec>,
+    merged: &mut Desired,
+    changes: &mut Vec<String>,
+) {
+    let old = current.docker.clone().unwrap_or(DockerSpec { enabled: false, ..Default::default() });
+    let new = match of_file {
+        Some(file) => {
+            let DockerSpec { enabled, socket, .. } = file;
+            DockerSpec { owner: Owner::Config, enabled, socket, ..old.clone() }
+        }
+        None if old.owner == Owner::Config => DockerSpec { enabled: false, ..old.clone() },
+        None => return,
+    };
+    if (new.enabled, new.socket()) != (old.enabled, old.socket()) {
+        changes.push(format!("changed docker ({})", if new.enabled { new.socket() } else { "disabled" }));
+    }
+    merged.docker = (new.enabled || !new.is_empty()).then_some(new);
 }
 
 /// Notes what changes; returns the owner to keep, if another one's object is as the file says.

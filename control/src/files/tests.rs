@@ -97,7 +97,7 @@ fn an_export_reads_back_as_the_same() {
     let mut d = parse("web.toml", WEB).unwrap();
     d.bridges.get_mut("br0").unwrap().owner = Owner::Config;
     let web = d.ports.get_mut("web").unwrap();
-    web.owner = Owner::Docker;
+    web.owner = Owner::Cni;
     let PortKind::Tap(tap) = &mut web.kind else { panic!("{web:?}") };
     tap.netns_id = Some("4:4026531840".into());
     let text = export(&d);
@@ -108,6 +108,16 @@ fn an_export_reads_back_as_the_same() {
     let at = |key: &str| text.find(key).unwrap_or_else(|| panic!("{key} in {text}"));
     assert!(at("[port.web]") < at("type = \"tap\"") && at("type = \"tap\"") < at("netns = "));
     assert_eq!(export(&Desired::default()), "");
+    // What docker made is docker's to make again; that it is served is not.
+    let mut d = parse("f", "[docker]\nsocket='/run/x.sock'\n[bridge.br0]").unwrap();
+    d.bridges.get_mut("br0").unwrap().owner = Owner::Docker;
+    assert_eq!(export(&d), "[docker]\nsocket = \"/run/x.sock\"\n");
+    for (key, says) in
+        [("network={}", "key 'network' in docker is the daemon's own"), ("socket='x'", "absolute")]
+    {
+        let error = parse("f", &format!("[docker]\n{key}")).unwrap_err().to_string();
+        assert!(error.starts_with("f line ") && error.contains(says), "{error}");
+    }
 }
 
 #[test]

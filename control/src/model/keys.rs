@@ -54,7 +54,7 @@ const COMMON: &[&str] = &[
     "labels",
 ];
 const TAP: &[&str] =
-    &["netns", "netns-id", "ifname", "adopt", "queues", "addresses", "gateways", "mac", "mtu"];
+    &["netns", "netns-id", "ifname", "adopt", "handed-over", "queues", "addresses", "gateways", "mac", "mtu"];
 const HOST: &[&str] = &["ifname", "queues", "addresses", "gateways", "mac", "mtu"];
 const AFPACKET: &[&str] = &["interface", "force"];
 const REPLAY: &[&str] = &["file", "rate", "count"];
@@ -115,7 +115,9 @@ impl fmt::Display for Object<'_> {
 impl Object<'_> {
     fn keys(&self) -> Vec<&'static str> {
         match self {
-            Object::Desired => vec!["bridge", "port", "mesh", "gateway", "uplink", "route", "nat", "ct"],
+            Object::Desired => {
+                vec!["bridge", "port", "mesh", "gateway", "uplink", "route", "nat", "ct", "docker"]
+            }
             Object::L3(object) => object.keys(),
             Object::Bridge(_) => vec!["owner", "ageing", "max-macs", "fdb"],
             Object::Fdb(_) => vec!["mac", "vlan", "port", "remote"],
@@ -333,6 +335,7 @@ struct PortKeys {
     netns_id: Option<String>,
     ifname: Option<String>,
     adopt: Option<bool>,
+    handed_over: Option<bool>,
     queues: Option<u16>,
     addresses: Option<Vec<Address>>,
     gateways: Option<Vec<Gateway>>,
@@ -420,6 +423,7 @@ impl TryFrom<PortKeys> for PortSpec {
                 netns_id: k.netns_id,
                 ifname: k.ifname,
                 adopt: k.adopt.unwrap_or_default(),
+                handed_over: k.handed_over.unwrap_or_default(),
                 queues: k.queues,
                 link,
             }),

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 pub use super::l3keys::{AddrRange, PortRange, Target, parse_net};
 use super::{Owner, PortState, is_false, l3keys};
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 
-fn is_true(b: &bool) -> bool {
+pub(super) fn is_true(b: &bool) -> bool {
     *b
 }
 
@@ -136,6 +136,9 @@ pub struct HostUplink {
     /// Of the interface, bytes; absent: 1500.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// Leads to the host only: no default routes.
+    #[serde(skip_serializing_if = "is_false")]
+    pub link_only: bool,
 }
 
 /// An uplink of type shared.

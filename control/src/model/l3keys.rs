@@ -70,7 +70,7 @@ type Types = &'static [(&'static str, &'static [&'static str])];
 const UPLINK: &[&str] = &["owner", "type", "nd-proxy"];
 const UPLINK_TYPES: Types = &[
     ("own", &["interface", "addresses", "gateways", "mac", "mtu", "force"]),
-    ("host", &["interface", "addresses", "gateways", "mac", "mtu"]),
+    ("host", &["interface", "addresses", "gateways", "mac", "mtu", "link-only"]),
     ("shared", &["interface", "ports"]),
 ];
 
@@ -529,6 +529,7 @@ pub(super) struct UplinkKeys {
     mac: Option<String>,
     mtu: Option<u32>,
     force: Option<bool>,
+    link_only: Option<bool>,
     ports: Option<PortRange>,
 }
 
@@ -559,6 +560,7 @@ impl TryFrom<UplinkKeys> for UplinkSpec {
                 gateways: k.gateways,
                 mac: k.mac,
                 mtu: k.mtu,
+                link_only: k.link_only.unwrap_or_default(),
             }),
             UplinkType::Shared => UplinkKind::Shared(SharedUplink { interface: k.interface, ports: k.ports }),
         };

@@ -112,6 +112,9 @@ impl KernelWorld {
         }
         let (device, io) = match self.take_over(name, &spec) {
             Some(taken) => taken,
+            None if matches!(&spec.kind, PortKind::Tap(tap) if tap.handed_over) => {
+                return Err(Error::not_found("its interface went with the container it was handed over to"));
+            }
             None => self.open(name, &spec)?,
         };
         if let Err(error) = self.attach(id, &spec, &device, io) {

@@ -30,6 +30,7 @@ impl KernelWorld {
         };
         match &port.device {
             Some(Device::Tap(tap)) => {
+                status.ifname = tap.name_now().ok();
                 status.mac = tap.mac.map(|m| m.to_string());
                 status.offloads = tap.offloads();
                 status.queues = tap.place.queues;

@@ -26,6 +26,8 @@ pub(super) struct Wish<'a> {
     pub(super) default_mtu: u32,
     /// Identity the namespace must have, if it is known.
     netns_id: Option<&'a str>,
+    /// Somebody else moves it, names it, gives it addresses and sets it up.
+    handed_over: bool,
 }
 
 /// What makes an interface the same one across restarts of the daemon.
@@ -54,6 +56,7 @@ impl<'a> Wish<'a> {
                 link: &tap.link,
                 default_mtu: DEFAULT_MTU,
                 netns_id: tap.netns_id.as_deref(),
+                handed_over: tap.handed_over,
             }),
             PortKind::Host(host) => Some(Wish {
                 place: Place {
@@ -66,9 +69,15 @@ impl<'a> Wish<'a> {
                 link: &host.link,
                 default_mtu: DEFAULT_MTU,
                 netns_id: None,
+                handed_over: false,
             }),
             _ => None,
         }
+    }
+
+    /// What the interface is to be like.
+    fn state(&self, default_mtu: u32) -> State {
+        State { up: !self.handed_over, ..State::wanted(self.link, self.place.adopt, default_mtu) }
     }
 
     /// The namespace it names; `None`: the daemon's own.
@@ -137,7 +146,7 @@ impl TapDevice {
         if let Some(netns) = &netns {
             session(None, |s| s.move_to(&s.expect_link(&name)?, netns))?;
         }
-        let wanted = State::wanted(wish.link, place.adopt, wish.default_mtu);
+        let wanted = wish.state(wish.default_mtu);
         let set_up = |s: &Session| {
             let mut link = s.expect_link(&name)?;
             let before = if place.adopt { State::adopted(s, &link, &wanted)? } else { State::fresh() };
@@ -163,13 +172,15 @@ impl TapDevice {
         let lost = |e| explain(format!("interface {} cannot be taken over", wish.place.ifname), &e);
         let tap = Tap::from_fds(fds, wish.offload).map_err(lost)?;
         let netns = tap.netns().map_err(lost)?;
-        if wish.netns_id.is_some_and(|id| id != id_of(&netns)) || tap.name() != wish.place.ifname {
+        let moved = wish.netns_id.is_some_and(|id| id != id_of(&netns)) || tap.name() != wish.place.ifname;
+        if moved && !wish.handed_over {
             return Err(Error::not_found("the interface was moved or renamed"));
         }
         let link = session(Some(&netns), |s| {
             let link = s.expect_link(tap.name())?;
-            let before = State::found(&link);
-            configure(s, &link, &before, &State::wanted(wish.link, wish.place.adopt, wish.default_mtu))?;
+            if !wish.handed_over {
+                configure(s, &link, &State::found(&link), &wish.state(wish.default_mtu))?;
+            }
             s.expect_link(tap.name())
         })?;
         Ok(TapDevice {
@@ -186,9 +197,8 @@ impl TapDevice {
     /// Changes what can be changed on a running interface; on failure everything is as before.
     pub(super) fn update(&mut self, old: &Wish<'_>, new: &Wish<'_>) -> Result<()> {
         let netns = self.netns()?;
-        let state = |wish: &Wish<'_>| State::wanted(wish.link, self.place.adopt, self.default_mtu);
-        let (before, wanted) = (state(old), state(new));
-        let name = self.place.ifname.clone();
+        let (before, wanted) = (old.state(self.default_mtu), new.state(self.default_mtu));
+        let name = self.name_now()?;
         let link = session(Some(&netns), |s| {
             let link = s.expect_link(&name)?;
             if before != wanted {
@@ -217,7 +227,8 @@ impl TapDevice {
             return Ok(false);
         }
         if !given && !self.place.adopt {
-            session(Some(&self.netns()?), |s| s.set_mtu(&s.expect_link(&self.place.ifname)?, mtu))?;
+            let name = self.name_now()?;
+            session(Some(&self.netns()?), |s| s.set_mtu(&s.expect_link(&name)?, mtu))?;
             self.mtu = mtu;
         }
         self.default_mtu = mtu;
@@ -256,6 +267,11 @@ impl TapDevice {
         self.tap.netns().map_err(|e| explain(format!("interface {}", self.place.ifname), &e))
     }
 
+    /// What it is called now: who it was handed over to gives it another name.
+    pub(super) fn name_now(&self) -> Result<String> {
+        self.tap.name_now().map_err(|e| explain(format!("interface {}", self.place.ifname), &e))
+    }
+
     /// Whether the device still exists.
     pub(super) fn is_alive(&self) -> bool {
         self.tap.netns().is_ok()
@@ -263,8 +279,8 @@ impl TapDevice {
 
     /// What its own queue dropped because we did not read fast enough; 0 when it is gone.
     pub(super) fn ring_drops(&self) -> u64 {
-        let read = |netns: Netns| session(Some(&netns), |s| s.expect_link(&self.place.ifname));
-        self.netns().and_then(read).map_or(0, |link| link.tx_dropped)
+        let read = |name: String| session(Some(&self.netns()?), |s| s.expect_link(&name));
+        self.name_now().and_then(read).map_or(0, |link| link.tx_dropped)
     }
 
     /// Leaves an adopted interface as it was found: the edit that took it over has failed.
@@ -289,21 +305,13 @@ impl TapDevice {
     pub(super) fn step_back(&mut self, wish: &Wish<'_>) -> Result<()> {
         let netns = self.netns()?;
         // The name at this moment is the kernel's to say.
-        let now = self
-            .fds()
-            .and_then(|fds| Tap::from_fds(fds, wish.offload))
-            .map_err(|e| explain(format!("interface {}", self.place.ifname), &e))?;
+        let now = self.name_now()?;
         session(Some(&netns), |s| {
-            let mut link = s.expect_link(now.name())?;
+            let mut link = s.expect_link(&now)?;
             s.rename(&link, &self.place.ifname)?;
             link.name.clone_from(&self.place.ifname);
             // Going down took its routes, and its IPv6 addresses.
-            configure(
-                s,
-                &link,
-                &State::fresh(),
-                &State::wanted(wish.link, self.place.adopt, self.default_mtu),
-            )
+            configure(s, &link, &State::fresh(), &wish.state(self.default_mtu))
         })?;
         self.aside = false;
         Ok(())

@@ -89,6 +89,8 @@ struct Loopback {
 pub(super) struct Published {
     tcp: Vec<(u16, u16)>,
     udp: Vec<(u16, u16)>,
+    /// Those for which the docker plugin has a socket: it is the process that uses them.
+    held: Vec<(u16, u16)>,
 }
 
 impl Published {
@@ -99,6 +101,9 @@ impl Published {
             if let NatSpec { kind: NatKind::Publish(p), .. } = spec {
                 let of_proto = if p.proto == Proto::Tcp { &mut all.tcp } else { &mut all.udp };
                 of_proto.push((p.port.first, p.port.last));
+                if spec.owner == Owner::Docker {
+                    all.held.push((p.port.first, p.port.last));
+                }
             }
         }
         all
@@ -110,7 +115,8 @@ impl Published {
 
     /// Refuses ports that a process of the host has, of those that were not published before.
     pub(super) fn check(&self, before: &Published) -> Result<()> {
-        for range in self.ranges().filter(|r| !before.ranges().any(|b| b == *r)) {
+        let new = |r: &(u16, u16)| !before.ranges().any(|b| b == *r) && !self.held.contains(r);
+        for range in self.ranges().filter(new) {
             let taken =
                 taken_ports(range).map_err(|e| explain("cannot see which ports the host uses", &e))?;
             if let Some(port) = taken.first() {

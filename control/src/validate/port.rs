@@ -93,6 +93,10 @@ pub(super) fn existing_interface(ifname: &str) -> Result<()> {
 }
 
 fn namespace(tap: &TapSpec) -> Result<()> {
+    if tap.handed_over && (tap.adopt || tap.netns.is_some()) {
+        return Err(Error::invalid("handed-over excludes adopt and netns")
+            .hint("an interface that is handed over is made in the daemon's own namespace"));
+    }
     let Some(netns) = &tap.netns else { return Ok(()) };
     if tap.adopt {
         return Err(Error::invalid("adopt and netns exclude each other")

@@ -122,6 +122,7 @@ pub(crate) fn host_side(host: &HostUplink, net: &IpNet) -> Option<IpNet> {
 pub(crate) fn routers(spec: &UplinkSpec) -> Vec<IpAddr> {
     match &spec.kind {
         UplinkKind::Own(own) => own.gateways.clone(),
+        UplinkKind::Host(host) if host.link_only => Vec::new(),
         UplinkKind::Host(host) if !host.gateways.is_empty() => host.gateways.clone(),
         UplinkKind::Host(host) => {
             let mut routers: Vec<IpAddr> =
