@@ -5,6 +5,7 @@
 
 mod bridges;
 mod daemon;
+mod docker;
 mod edits;
 mod extract;
 mod l3;
@@ -17,6 +18,7 @@ mod watch;
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -27,6 +29,7 @@ use axum::routing::{delete, get, post, put};
 use tokio::net::UnixListener;
 
 use crate::controller::Controller;
+use crate::docker::Plugin;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of a request's body: a file of as many ports as a daemon takes fits, with room.
@@ -39,6 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 struct App {
     controller: Controller,
+    docker: Arc<Plugin>,
     /// True when the daemon stops: streams end.
     stopping: tokio::sync::watch::Receiver<bool>,
 }
@@ -50,6 +54,7 @@ struct App {
 /// When the listener breaks.
 pub async fn serve(
     controller: Controller,
+    docker: Arc<Plugin>,
     listener: UnixListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -60,7 +65,7 @@ pub async fn serve(
         let _ = stop.send(true);
     };
     let mut stopped = stopping.clone();
-    let app = router(App { controller, stopping });
+    let app = router(App { controller, docker, stopping });
     let served = axum::serve(listener, app).with_graceful_shutdown(signal);
     tokio::select! {
         result = served => result,
@@ -85,6 +90,7 @@ fn router(app: App) -> Router {
         .route("/v1/meshes", get(mesh::list).post(mesh::add))
         .route("/v1/meshes/{name}", get(mesh::show).put(mesh::put).patch(mesh::patch).delete(mesh::del))
         .route("/v1/meshes/{name}/peers/{peer}", put(mesh::peer_add).delete(mesh::peer_del))
+        .route("/v1/docker", get(docker::show).put(docker::enable).delete(docker::disable))
         .route("/v1/stats", get(ports::stats))
         .route("/v1/stats/{port}", get(ports::port_stats))
         .route("/v1/drops", get(ports::drops))

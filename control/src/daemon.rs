@@ -15,8 +15,10 @@ use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use trunkline_engine::{Engine, EngineConfig};
+use trunkline_ports::inherited::inherited;
 
 use crate::controller::{Controller, Running};
+use crate::docker::Plugin;
 use crate::files;
 use crate::keeper::{self, Launch};
 use crate::reconcile::{KernelWorld, Notice};
@@ -37,6 +39,8 @@ pub struct DaemonConfig {
     pub workers: u16,
     /// Pin workers to CPUs.
     pub pin: bool,
+    /// Serve docker, at this path or where docker looks.
+    pub docker: Option<Option<String>>,
     /// Microseconds to poll before sleeping; 0: sleep at once.
     pub spin_us: u32,
 }
@@ -56,7 +60,7 @@ pub fn run(config: DaemonConfig) -> Result<()> {
         .map_err(|e| failed("cannot start", &e))?;
     let launch: Launch = Box::new(|dir| keeper::launch(dir).map(Some));
     let daemon = Daemon::start(&config, launch)?;
-    runtime.block_on(daemon.serve(config.config))
+    runtime.block_on(daemon.serve(config.config, config.docker))
 }
 
 /// A daemon that is set up.
@@ -117,8 +121,11 @@ impl Daemon {
         Ok(Daemon { _locks: locks, socket, listener: listener.into(), controller, actor })
     }
 
-    async fn serve(self, config: Option<PathBuf>) -> Result<()> {
-        let served = self.serve_until_stopped(config).await;
+    async fn serve(self, config: Option<PathBuf>, docker: Option<Option<String>>) -> Result<()> {
+        let given = inherited().into_iter().next().map(Into::into);
+        let plugin = Plugin::new(self.controller.clone(), given);
+        let served = self.serve_until_stopped(config, docker, &plugin).await;
+        plugin.stop();
         // However it ended, the workers are stopped and the interfaces left with the keeper.
         self.controller.stop(false).await;
         let _ = fs::remove_file(&self.socket);
@@ -128,7 +135,12 @@ impl Daemon {
         served.and(ended.map_err(|e| failed("the control thread failed", &io::Error::other(e)))?)
     }
 
-    async fn serve_until_stopped(&self, config: Option<PathBuf>) -> Result<()> {
+    async fn serve_until_stopped(
+        &self,
+        config: Option<PathBuf>,
+        docker: Option<Option<String>>,
+        plugin: &Arc<Plugin>,
+    ) -> Result<()> {
         let no_signals = |e| failed("cannot wait for signals", &e);
         // Before anything takes long: a signal that comes now is not lost.
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
@@ -157,17 +169,22 @@ impl Daemon {
         };
         // Answered when everything is restored.
         self.controller.status().await;
+        if let Some(socket) = docker {
+            plugin.enable(socket).await?;
+        }
+        tokio::spawn(plugin.clone().run());
         tracing::info!(socket = %self.socket.display(), "ready");
         notify(&[NotifyState::Ready]);
-        self.serve_api(listener, shutdown).await.map_err(|e| failed("the API failed", &e))
+        self.serve_api(plugin.clone(), listener, shutdown).await.map_err(|e| failed("the API failed", &e))
     }
 
     async fn serve_api(
         &self,
+        plugin: Arc<Plugin>,
         listener: UnixListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        api::serve(self.controller.clone(), listener, shutdown).await
+        api::serve(self.controller.clone(), plugin, listener, shutdown).await
     }
 }
 

@@ -11,6 +11,7 @@ pub mod api;
 pub mod client;
 pub mod controller;
 pub mod daemon;
+pub mod docker;
 pub mod error;
 pub mod files;
 pub mod keeper;

@@ -32,7 +32,8 @@ fn daemon() -> Daemon {
     let shutdown = async {
         let _ = stopped.await;
     };
-    let served = tokio::spawn(serve(controller.clone(), listener, shutdown));
+    let served =
+        tokio::spawn(serve(controller.clone(), Plugin::new(controller.clone(), None), listener, shutdown));
     let client = Client::new(dir.path());
     Daemon { dir, client, controller, world, stop: Some(stop), served }
 }

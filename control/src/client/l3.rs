@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Client, segment};
 use crate::Result;
+use crate::model::docker::DockerStatus;
 use crate::model::l3::{
     CtCount, CtFilter, CtRow, CtSpec, GatewaySpec, GatewayStatus, LeaseRow, NatSpec, NatStatus, NeighbourRow,
     RouteSpec, RouteStatus, UplinkSpec, UplinkStatus,
@@ -40,6 +41,30 @@ fn one<T: Collection>(name: &str) -> String {
 }
 
 impl Client {
+    /// `GET /v1/docker`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn docker(&self) -> Result<DockerStatus> {
+        self.get("/v1/docker").await
+    }
+
+    /// `PUT /v1/docker`: serves docker, at that path or where docker looks.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn enable_docker(&self, socket: Option<&str>) -> Result<DockerStatus> {
+        self.send(Method::PUT, "/v1/docker", &json!({ "socket": socket })).await
+    }
+
+    /// `DELETE /v1/docker`: serves docker no more; what it made stays.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn disable_docker(&self) -> Result<()> {
+        self.delete("/v1/docker").await
+    }
+
     /// `GET` of all objects of a kind.
     ///
     /// # Errors

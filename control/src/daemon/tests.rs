@@ -94,6 +94,7 @@ impl Daemons {
             config: None,
             workers: 1,
             pin: false,
+            docker: None,
             spin_us: 0,
         };
         self.daemon = Some(Daemon::start(&config, keeper_thread()).unwrap());
@@ -483,6 +484,7 @@ fn a_run_directory_with_a_long_name_is_refused() {
         config: None,
         workers: 1,
         pin: false,
+        docker: None,
         spin_us: 0,
     };
     let error = Daemon::start(&config, keeper_thread()).err().unwrap();
@@ -516,6 +518,7 @@ fn a_second_daemon_is_refused() {
             config: None,
             workers: 1,
             pin: false,
+            docker: None,
             spin_us: 0,
         };
         let error = Daemon::start(&config("other"), keeper_thread()).err().unwrap();

@@ -1,0 +1,419 @@
+//! The docker plugin: a network driver and an IPAM driver of libnetwork's remote sort.
+//!
+//! ```text
+//! dockerd ──HTTP──▶ server ──▶ Plugin ──one edit each──▶ controller        (bridges, gateways, NAT rules, ports)
+//!                                │
+//!                                └──▶ listen: sockets on the host's published ports
+//! ```
+//!
+//! What docker asks for becomes objects of the desired state that belong to docker, and a note of them in
+//! [`DockerSpec`]: docker does not say it again after a restart. `docs/docker.md` tells how it fits together.
+
+mod announce;
+mod collect;
+mod endpoints;
+mod ipam;
+mod listen;
+mod networks;
+mod options;
+mod ports;
+mod protocol;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::net::SocketType;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+use crate::controller::Controller;
+use crate::model::docker::{DockerEndpoint, DockerNetwork, DockerSpec, DockerStatus};
+use crate::model::l3::CtFilter;
+use crate::model::{Desired, Owner};
+use crate::net::session;
+use crate::rundir::listen_privately;
+use crate::{Error, Result};
+use listen::Carrier;
+use ports::Held;
+use protocol::{CreateEndpoint, CreateNetwork, EndpointRef, Interface, Joined, NetworkRef, PORT_MAP};
+
+/// The uplink that is made when there is none: the host's own address, shared.
+const UPLINK: &str = "docker";
+/// The uplink that leads to the host itself.
+const LINK: &str = "docker-host";
+
+/// Until tasks that were told to end have ended.
+const TASKS_END: Duration = Duration::from_millis(20);
+
+/// Whether an uplink is one of those made here.
+fn is_ours(uplink: &str) -> bool {
+    uplink == UPLINK || uplink == LINK
+}
+
+/// As much of an id as docker shows.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// The MAC address of whoever has an IP address, as docker's bridge driver makes it: an address that is used
+/// again is the same station to its neighbours.
+fn mac_of(addr: IpAddr) -> String {
+    let [a, b, c, d] = match addr {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+    };
+    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// Removes the uplinks made here that no network needs any more.
+fn drop_uplinks(desired: &mut Desired) {
+    let networks = desired.docker.iter().flat_map(|d| d.networks.values());
+    let used = networks.clone().any(|n| n.uplink.as_deref() == Some(UPLINK));
+    let others = |name: &str| desired.nat.values().any(|n| n.uplink == name);
+    let unused = [(UPLINK, !used && !others(UPLINK)), (LINK, networks.count() == 0 && !others(LINK))];
+    for (name, _) in unused.iter().filter(|(_, unused)| *unused) {
+        if desired.uplinks.get(*name).is_some_and(|u| u.owner == Owner::Docker) {
+            desired.uplinks.remove(*name);
+        }
+    }
+}
+
+/// The plugin; what it serves is what is desired.
+pub struct Plugin {
+    controller: Controller,
+    served: Mutex<Served>,
+    /// What carries to the published ports of an endpoint, by its id.
+    carriers: Mutex<HashMap<String, Vec<Carrier>>>,
+    /// Endpoints whose interface nobody uses, and since when that is known.
+    waiting: Mutex<BTreeMap<String, Instant>>,
+    /// Held while ports are being published.
+    publishing: tokio::sync::Mutex<()>,
+}
+
+/// Where the plugin is served now.
+#[derive(Default)]
+struct Served {
+    socket: PathBuf,
+    task: Option<JoinHandle<()>>,
+    /// Why it is not.
+    trouble: Option<Error>,
+    /// Given by the service manager, which listens before anybody else does.
+    inherited: Option<StdListener>,
+}
+
+impl Plugin {
+    pub(crate) fn new(controller: Controller, inherited: Option<StdListener>) -> Arc<Plugin> {
+        let served = Mutex::new(Served { inherited, ..Served::default() });
+        let (carriers, waiting) = (Mutex::default(), Mutex::default());
+        let publishing = tokio::sync::Mutex::default();
+        Arc::new(Plugin { controller, served, carriers, waiting, publishing })
+    }
+
+    fn docker(&self) -> Option<DockerSpec> {
+        self.controller.desired().docker.clone()
+    }
+
+    /// Serves the plugin as is desired, or not at all.
+    pub(crate) fn follow(self: &Arc<Self>) {
+        let wanted = self.docker().filter(|d| d.enabled).map(|d| PathBuf::from(d.socket()));
+        let mut served = self.served.lock();
+        let running = served.task.as_ref().is_some_and(|t| !t.is_finished());
+        match &wanted {
+            Some(socket) if running && served.socket == *socket => return,
+            None if served.task.is_none() => return,
+            _ => {}
+        }
+        if let Some(task) = served.task.take() {
+            task.abort();
+            let _ = std::fs::remove_file(&served.socket);
+        }
+        let Some(socket) = wanted else {
+            served.trouble = None;
+            tracing::info!("the docker plugin is not served any more");
+            return;
+        };
+        match listener(&socket, served.inherited.as_ref()) {
+            Ok(listener) => {
+                let plugin = self.clone();
+                served.task = Some(tokio::spawn(async move {
+                    if let Err(error) = server::serve(plugin, listener).await {
+                        tracing::error!(%error, "the docker plugin failed");
+                    }
+                }));
+                served.trouble = None;
+                tracing::info!(socket = %socket.display(), "serving docker");
+            }
+            Err(error) => {
+                if served.trouble.as_ref() != Some(&error) {
+                    tracing::error!(%error, "docker is not served");
+                }
+                served.trouble = Some(error);
+            }
+        }
+        served.socket = socket;
+    }
+
+    /// Serves docker from now on, or leaves everything as it was.
+    pub(crate) async fn enable(self: &Arc<Self>, socket: Option<String>) -> Result<()> {
+        let before = self.docker();
+        let change = move |desired: &mut Desired| {
+            let docker = desired.docker.get_or_insert_default();
+            (docker.enabled, docker.socket) = (true, socket);
+            Ok(())
+        };
+        self.controller.edit(change).await?;
+        self.follow();
+        let trouble = self.served.lock().trouble.clone();
+        if let Some(error) = trouble {
+            let back = move |desired: &mut Desired| {
+                match (&mut desired.docker, before) {
+                    (Some(now), Some(before)) => {
+                        (now.enabled, now.socket) = (before.enabled, before.socket);
+                    }
+                    (docker, _) => *docker = None,
+                }
+                Ok(())
+            };
+            self.controller.edit(back).await?;
+            self.follow();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn status(&self) -> DockerStatus {
+        let docker = self.docker();
+        let served = self.served.lock();
+        let enabled = docker.as_ref().is_some_and(|d| d.enabled);
+        let DockerSpec { socket, networks, endpoints, .. } = docker.unwrap_or_default();
+        DockerStatus {
+            enabled,
+            socket: socket.unwrap_or_else(|| crate::model::docker::DOCKER_SOCKET.to_owned()),
+            serving: served.task.as_ref().is_some_and(|t| !t.is_finished()),
+            reason: served.trouble.as_ref().map(ToString::to_string).unwrap_or_default(),
+            networks,
+            endpoints,
+        }
+    }
+
+    /// Takes the host's ports again that were published when the last daemon ended.
+    pub(crate) fn resume(&self) {
+        // What is being published has its sockets already.
+        let (Some(docker), Ok(_guard)) = (self.docker(), self.publishing.try_lock()) else { return };
+        for (id, endpoint) in docker.endpoints.iter().filter(|(_, e)| !e.published.is_empty()) {
+            if self.carriers.lock().contains_key(id) {
+                continue;
+            }
+            let taken: Result<Vec<Carrier>> = endpoint
+                .published
+                .iter()
+                .map(|p| {
+                    let held = Held { proto: p.proto, host: p.host, port: p.port, to: p.to };
+                    listen::open(held)?.carry(link(endpoint, p.link))
+                })
+                .collect();
+            match taken {
+                Ok(carriers) => drop(self.carriers.lock().insert(id.clone(), carriers)),
+                Err(error) => tracing::error!(endpoint = short(id), %error, "a published port is lost"),
+            }
+        }
+    }
+
+    /// Ends serving; the socket is removed.
+    pub(crate) fn stop(&self) {
+        let mut served = self.served.lock();
+        if let Some(task) = served.task.take() {
+            task.abort();
+            if served.inherited.is_none() {
+                let _ = std::fs::remove_file(&served.socket);
+            }
+        }
+        self.carriers.lock().clear();
+    }
+
+    async fn create_network(&self, asked: CreateNetwork) -> Result<()> {
+        let has_default = tokio::task::spawn_blocking(has_default_route).await.unwrap_or(false);
+        self.controller.edit(move |d| networks::create(d, &asked, has_default)).await
+    }
+
+    async fn delete_network(&self, asked: NetworkRef) -> Result<()> {
+        self.controller.edit(move |d| networks::delete(d, &asked.network_id)).await
+    }
+
+    async fn create_endpoint(&self, asked: CreateEndpoint) -> Result<Interface> {
+        self.controller.edit(move |d| endpoints::create(d, &asked)).await
+    }
+
+    async fn delete_endpoint(&self, asked: EndpointRef) -> Result<()> {
+        self.remove(&asked.endpoint_id).await
+    }
+
+    /// Removes an endpoint and all that is remembered of its addresses.
+    async fn remove(&self, id: &str) -> Result<()> {
+        self.waiting.lock().remove(id);
+        let of = id.to_owned();
+        let gone = move |desired: &mut Desired| {
+            let found = endpoints::find(desired, &of).ok().map(|(n, e)| (n.clone(), e.clone()));
+            endpoints::delete(desired, &of);
+            Ok(found)
+        };
+        let gone = self.controller.edit(gone).await?;
+        self.carriers.lock().remove(id);
+        if let Some((network, endpoint)) = gone {
+            self.forget(&network, &endpoint).await;
+        }
+        Ok(())
+    }
+
+    /// Connections of a container that is gone are not those of the next one with its address.
+    async fn forget(&self, network: &DockerNetwork, endpoint: &DockerEndpoint) {
+        for address in &endpoint.addresses {
+            let filter = CtFilter {
+                bridge: Some(network.bridge.clone()),
+                inside: Some(address.addr().to_string()),
+                ..CtFilter::default()
+            };
+            // Bridges without a gateway have no connections.
+            let _ = self.controller.flush_connections(filter).await;
+        }
+    }
+
+    fn info(&self, asked: &EndpointRef) -> Value {
+        match endpoints::find(&self.controller.desired(), &asked.endpoint_id) {
+            Ok((network, _)) => {
+                json!({ "port": endpoints::port_name(&asked.endpoint_id), "bridge": network.bridge })
+            }
+            Err(_) => json!({}),
+        }
+    }
+
+    async fn join(&self, asked: EndpointRef) -> Result<Joined> {
+        let EndpointRef { endpoint_id: id, sandbox_key: sandbox, .. } = asked;
+        let (_, endpoint) =
+            endpoints::find(&self.controller.desired(), &id).map(|(n, e)| (n.clone(), e.clone()))?;
+        let name = endpoints::interface(&id, &endpoint);
+        // Docker may let a container leave and join again, and puts the interface back for that, unless it
+        // went with the container's namespace.
+        let anew = !tokio::task::spawn_blocking(move || is_here(&name)).await.unwrap_or(true);
+        let (of, at) = (id.clone(), sandbox.clone());
+        let joined = self.controller.edit(move |d| endpoints::join(d, &of, &at, anew)).await?;
+        self.waiting.lock().remove(&id);
+        announce::when_there(sandbox, endpoint.mac, joined.interface_name.src_name.clone());
+        Ok(joined)
+    }
+
+    async fn leave(&self, asked: EndpointRef) -> Result<()> {
+        let EndpointRef { endpoint_id: id, .. } = asked;
+        let of = id.clone();
+        self.controller.edit(move |d| Ok(endpoints::leave(d, &of))).await?;
+        self.carriers.lock().remove(&id);
+        Ok(())
+    }
+
+    async fn publish(&self, asked: EndpointRef) -> Result<()> {
+        let EndpointRef { endpoint_id: id, options, .. } = asked;
+        let bindings: Vec<protocol::PortBinding> = match options.get(PORT_MAP) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(list) => serde_json::from_value(list.clone())
+                .map_err(|e| Error::invalid(e.to_string()).within(PORT_MAP))?,
+        };
+        if bindings.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.publishing.lock().await;
+        let old = self.carriers.lock().remove(&id);
+        if old.is_some() {
+            // Asked twice: the sockets are closed when their tasks have ended.
+            drop(old);
+            tokio::time::sleep(TASKS_END).await;
+        }
+        let desired = self.controller.desired();
+        let (network, endpoint) = endpoints::find(&desired, &id).map(|(n, e)| (n.clone(), e.clone()))?;
+        let taken: Vec<_> = bindings.iter().map(listen::take).collect::<Result<_>>()?;
+        let outside = self.outside(&network).await;
+        let held: Vec<Held> = taken.iter().map(|t| t.held).collect();
+        let of = id.clone();
+        let published = self.controller.edit(move |d| ports::publish(d, &of, &held, &outside)).await?;
+        let carriers: Result<Vec<Carrier>> = taken
+            .into_iter()
+            .zip(&published)
+            .map(|(sockets, port)| sockets.carry(link(&endpoint, port.link)))
+            .collect();
+        match carriers {
+            Ok(carriers) => {
+                self.carriers.lock().insert(id, carriers);
+                Ok(())
+            }
+            Err(error) => {
+                self.controller.edit(move |d| Ok(endpoints::unpublish(d, &id))).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn unpublish(&self, asked: EndpointRef) -> Result<()> {
+        let EndpointRef { endpoint_id: id, .. } = asked;
+        let of = id.clone();
+        self.controller.edit(move |d| Ok(endpoints::unpublish(d, &of))).await?;
+        self.carriers.lock().remove(&id);
+        Ok(())
+    }
+
+    /// Addresses in force on a network's way out.
+    async fn outside(&self, network: &DockerNetwork) -> Vec<IpAddr> {
+        let Some(uplink) = &network.uplink else { return Vec::new() };
+        let uplinks = self.controller.uplinks().await;
+        let found = uplinks.into_iter().find(|u| u.name == *uplink);
+        found.map_or_else(Vec::new, |u| u.addresses.iter().map(ipnet::IpNet::addr).collect())
+    }
+}
+
+/// Where on the link between host and switch a published port is.
+fn link(endpoint: &DockerEndpoint, port: u16) -> SocketAddr {
+    let v4 = ports::target(endpoint, true).is_none_or(|a| a.is_ipv4());
+    SocketAddr::new(ports::link_address(v4), port)
+}
+
+fn listener(socket: &Path, inherited: Option<&StdListener>) -> Result<UnixListener> {
+    let failed = |e: std::io::Error| {
+        Error::failed(format!("cannot serve docker on {}: {e}", socket.display()))
+            .hint("run the daemon as root, or choose another place: trunkline docker enable --socket PATH")
+    };
+    let ours = |l: &&StdListener| l.local_addr().is_ok_and(|a| a.as_pathname() == Some(socket));
+    let listener = match inherited.filter(ours) {
+        Some(listener) => listener.try_clone().map_err(failed)?,
+        None => {
+            if let Some(dir) = socket.parent() {
+                std::fs::create_dir_all(dir).map_err(failed)?;
+            }
+            listen_privately(socket, SocketType::STREAM).map_err(failed)?.into()
+        }
+    };
+    listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)).map_err(failed)
+}
+
+/// Whether the host has a default route.
+fn has_default_route() -> bool {
+    let any = |s: &crate::net::Session| {
+        let links = s.links()?;
+        Ok(links.iter().filter(|l| l.up).any(|l| s.defaults(l).is_ok_and(|d| !d.is_empty())))
+    };
+    session(None, any).unwrap_or(false)
+}
+
+/// Whether an interface is in the daemon's own namespace.
+fn is_here(name: &str) -> bool {
+    session(None, |s| s.link(name)).is_ok_and(|link| link.is_some())
+}
