@@ -137,6 +137,13 @@ pub(crate) enum Command {
   trunkline container attach web br0 --address 10.7.0.1/24
   trunkline container list")]
     Container(ContainerCommand),
+    /// The network driver for docker: docker network create -d trunkline
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  trunkline docker enable
+  docker network create -d trunkline --subnet 10.77.0.0/24 net1
+  trunkline docker status")]
+    Docker(DockerCommand),
     /// Make bridges and ports as a file says, all or nothing
     #[command(after_help = "Examples:
   trunkline apply network.toml
@@ -211,9 +218,36 @@ pub(crate) struct DaemonArgs {
     /// Pin each worker to a CPU, from the last one downwards, instead of letting the kernel place it
     #[arg(long)]
     pub(crate) pin: bool,
+    /// Serve docker: at this path, or where docker looks for plugins; stays so
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) docker: Option<String>,
     /// Microseconds to poll before sleeping: lower latency for more CPU time
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) spin_us: u32,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DockerCommand {
+    /// Serve docker from now on, also after a restart
+    #[command(after_help = "Examples:
+  trunkline docker enable
+  trunkline docker enable --socket /run/docker/plugins/lab.sock
+
+The name of the driver is that of the socket.")]
+    Enable {
+        /// Where to serve it [default: /run/docker/plugins/trunkline.sock]
+        #[arg(long, value_name = "PATH")]
+        socket: Option<String>,
+    },
+    /// Serve docker no more; what it made goes on working
+    #[command(after_help = "Example:
+  trunkline docker disable")]
+    Disable,
+    /// Show whether docker is served, its networks and containers
+    #[command(after_help = "Examples:
+  trunkline docker status
+  trunkline docker status --json")]
+    Status(Json),
 }
 
 #[derive(Args, Debug, Default)]

@@ -5,6 +5,7 @@ mod container;
 mod counters;
 mod ct;
 mod daemon;
+mod docker;
 mod fdb;
 mod files;
 mod gateway;
@@ -85,6 +86,7 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
         Command::Stats(args) => counters::stats(context, args).await,
         Command::Drops(args) => counters::drops(context, args).await,
         Command::Container(command) => container::run(context, command).await,
+        Command::Docker(command) => docker::run(context, command).await,
         Command::Apply(args) => files::apply(context, args).await,
         Command::Export(json) => files::export(context, json).await,
         Command::Watch(json) => topology::watch(context, json).await,

@@ -12,8 +12,9 @@ use crate::args::DaemonArgs;
 pub(super) fn run(run_dir: PathBuf, state_dir: PathBuf, args: DaemonArgs) -> Outcome {
     log();
     let pin = args.pin;
-    let DaemonArgs { config, workers, spin_us, .. } = args;
-    Ok(daemon::run(daemon::DaemonConfig { run_dir, state_dir, config, workers, pin, spin_us })?)
+    let DaemonArgs { config, workers, spin_us, docker, .. } = args;
+    let docker = docker.map(|socket| Some(socket).filter(|s| !s.is_empty()));
+    Ok(daemon::run(daemon::DaemonConfig { run_dir, state_dir, config, workers, pin, docker, spin_us })?)
 }
 
 pub(super) fn keeper(run_dir: &Path) -> Outcome {
