@@ -29,7 +29,7 @@ install -d "$root/share/bash-completion/completions" "$root/share/zsh/site-funct
 "$binary" completions fish >"$root/share/fish/vendor_completions.d/trunkline.fish"
 
 # systemd reads units from PREFIX/lib only for /usr and /usr/local.
-for unit in trunkline.service trunkline-keeper.service; do
+for unit in trunkline.service trunkline-keeper.service trunkline-docker.socket; do
     install -d "$root/lib/systemd/system"
     sed "s|/usr/local/bin/trunkline|$prefix/bin/trunkline|" "$here/$unit" >"$root/lib/systemd/system/$unit"
 done
