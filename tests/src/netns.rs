@@ -28,6 +28,13 @@ impl Netns {
         ns
     }
 
+    /// That of a process, under a name of its own.
+    pub fn of_process(name: &str, pid: &str) -> Netns {
+        crate::require_sandbox();
+        cmd::ok("ip", &["netns", "attach", name, pid]);
+        Netns { name: name.into() }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,0 +1,165 @@
+//! Networks that docker makes with the trunkline driver, by the real Docker Engine.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use trunkline_tests::docker::Machine;
+use trunkline_tests::eventually;
+use trunkline_tests::internet::{Echo, FAR4, OUTSIDE4, at, tcp_seen_as};
+
+#[test]
+fn containers_reach_each_other_by_name_and_the_world() {
+    let m = Machine::new();
+    m.network("net1", &["--subnet", "10.77.0.0/24"]);
+    let d = &m.docker;
+    d.sleeper("web", "net1", &[]);
+    d.sleeper("db", "net1", &["--ip", "10.77.0.99", "--mac-address", "02:00:00:00:99:99"]);
+    for to in ["web", "10.77.0.1", FAR4] {
+        assert!(d.pings("db", to), "{to}\n{}", m.net.lab.daemon.log());
+    }
+    assert!(d.pings("web", "db"));
+    let db = d.netns("db");
+    let link = db.sh("ip -o addr show dev eth0") + &db.sh("ip -o link show dev eth0") + &db.sh("ip route");
+    for says in ["10.77.0.99/24", "02:00:00:00:99:99", "default via 10.77.0.1 dev eth0"] {
+        assert!(link.contains(says), "{says}\n{link}");
+    }
+    let _far = Echo::start(&m.net.far, 7);
+    assert_eq!(tcp_seen_as(&db, at(FAR4, 7)).ip().to_string(), OUTSIDE4);
+    let status = m.status();
+    assert_eq!(status["endpoints"].as_object().map(|e| e.len()), Some(2), "{status:#}");
+    // The same address for the next container, with another MAC address: it is reached at once.
+    drop(db);
+    d.ok(&["rm", "--force", "db"]);
+    assert!(!d.pings("web", "10.77.0.99"));
+    d.sleeper("db2", "net1", &["--ip", "10.77.0.99", "--mac-address", "02:00:00:00:99:98"]);
+    assert!(d.pings("web", "10.77.0.99"));
+    d.ok(&["rm", "--force", "web", "db2"]);
+    d.ok(&["network", "rm", "net1"]);
+    m.assert_clean();
+}
+
+#[test]
+fn two_networks_of_one_container_come_and_go_while_it_runs() {
+    let m = Machine::new();
+    let d = &m.docker;
+    m.network("front", &["--subnet", "10.77.1.0/24", "-o", "bridge=br0", "-o", "vlan=10"]);
+    m.network("back", &["--internal", "--subnet", "10.77.2.0/24", "-o", "bridge=br0", "-o", "vlan=20"]);
+    d.sleeper("app", "front", &[]);
+    d.sleeper("db", "back", &[]);
+    assert!(!d.pings("app", &d.address("db", "back")));
+    d.ok(&["network", "connect", "back", "app"]);
+    assert!(d.pings("app", "db"), "{}", m.net.lab.daemon.log());
+    assert!(d.pings("app", FAR4));
+    assert!(!d.pings("db", FAR4), "nothing leads out of an internal network");
+    d.ok(&["network", "disconnect", "front", "app"]);
+    assert!(!d.pings("app", FAR4));
+    assert!(d.pings("app", "db"));
+    d.ok(&["network", "connect", "front", "app"]);
+    assert!(d.pings("app", FAR4), "{}", m.net.lab.daemon.log());
+    d.ok(&["restart", "--time", "0", "app"]);
+    assert!(d.pings("app", "db") && d.pings("app", FAR4));
+    d.ok(&["rm", "--force", "app", "db"]);
+    d.ok(&["network", "rm", "front", "back"]);
+    m.assert_clean();
+}
+
+#[test]
+fn options_do_what_they_say() {
+    let m = Machine::new();
+    let d = &m.docker;
+    m.network("lone", &["--subnet", "10.77.3.0/24", "-o", "icc=false", "-o", "mtu=1400"]);
+    d.sleeper("one", "lone", &[]);
+    d.sleeper("two", "lone", &[]);
+    assert!(!d.pings("one", &d.address("two", "lone")), "icc=false");
+    assert!(d.pings("one", FAR4) && d.pings("two", FAR4));
+    let link = d.ok(&["exec", "one", "ip", "link", "show", "eth0"]);
+    assert!(link.contains("mtu 1400"), "{link}");
+
+    m.network("six", &["--ipv6", "--subnet", "10.77.4.0/24", "--subnet", "fd77:4::/64"]);
+    d.sleeper("s1", "six", &[]);
+    let addresses = d.ok(&["exec", "s1", "ip", "-6", "addr", "show", "eth0"]);
+    assert!(addresses.contains("fd77:4::2/64"), "{addresses}");
+    assert!(d.pings("s1", "fd77:4::1"), "{}", m.net.lab.daemon.log());
+    d.sleeper("s2", "six", &[]);
+    assert!(d.pings("s1", "fd77:4::3"));
+}
+
+#[test]
+fn refusals_are_one_clear_line_and_leave_nothing() {
+    let mut m = Machine::new();
+    m.net.lab.daemon.allow("docker is not served");
+    let d = &m.docker;
+    let create = |args: &[&str]| {
+        let mut all = vec!["network", "create", "--driver", m.driver.as_str()];
+        all.extend_from_slice(args);
+        all.push("bad");
+        all.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (args, says) in [
+        (&["-o", "vlna=10"][..], "no option 'vlna'; did you mean 'vlan'?"),
+        (&["-o", "vlan=5000"], "option vlan=5000: this is no VLAN; use 1 to 4094"),
+        (&["-o", "bridge=nope"], "there is no bridge nope"),
+        (&["-o", "uplink=nope"], "there is no uplink nope"),
+        (&["-o", "mesh=nope"], "there is no mesh nope"),
+        (&["-o", "mtu=40"], "option mtu=40"),
+        (&["--internal", "-o", "uplink=up"], "nothing leads out of this network"),
+        (
+            &["-o", "bridge=br0", "--subnet", "10.77.9.0/24"],
+            "gateway br0 is there already, without the address 10.77.9.1",
+        ),
+    ] {
+        let args = create(args);
+        let said = d.fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), &[says]);
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    }
+    m.assert_clean();
+    assert_eq!(m.status()["networks"].as_object().map(|n| n.len()), Some(0));
+    m.network("n", &["--subnet", "10.77.5.0/24"]);
+    d.fails(
+        &["run", "--rm", "--net", "n", "--mac-address", "ff:ff:ff:ff:ff:ff", "bb", "/bin/true"],
+        &["ff:ff:ff:ff:ff:ff"],
+    );
+    assert_eq!(m.status()["endpoints"].as_object().map(|n| n.len()), Some(0));
+    // Asked for by a driver that is not there: docker's own error, and the daemon is none the wiser.
+    m.net.lab.ok(&["docker", "disable"]);
+    assert_eq!(m.status()["serving"], false);
+    m.net.lab.fails(&["docker", "enable", "--socket", "relative"], &["not an absolute path"]);
+    m.net.lab.fails(&["docker", "enable", "--socket", "/proc/nowhere/x.sock"], &["cannot serve docker on"]);
+    assert_eq!(m.status()["serving"], false);
+    m.net.lab.ok(&["docker", "enable", "--socket", &format!("/run/docker/plugins/{}.sock", m.driver)]);
+    let served = eventually(Duration::from_secs(5), || m.status()["serving"] == true);
+    assert!(served);
+    d.ok(&["run", "--rm", "--net", "n", "bb", "/bin/true"]);
+    d.ok(&["network", "rm", "n"]);
+    m.assert_clean();
+}
+
+/// Beside docker's own bridge driver, in turns.
+#[test]
+fn a_container_starts_as_fast_as_with_the_bridge_driver() {
+    let m = Machine::new();
+    m.network("ours", &["--subnet", "10.77.0.0/24"]);
+    m.docker.ok(&["network", "create", "--driver", "bridge", "--subnet", "10.79.0.0/24", "theirs"]);
+    let start = |network: &str, gateway: &str| {
+        let begun = std::time::Instant::now();
+        let args = ["run", "--rm", "--net", network, "bb", "ping", "-c1", "-W3", gateway];
+        let mut run = m.docker.command(&args).stdout(Stdio::piped()).spawn().expect("docker");
+        let lines = BufReader::new(run.stdout.take().expect("piped")).lines();
+        let answered =
+            lines.map_while(Result::ok).find(|line| line.contains("seq=0")).map(|_| begun.elapsed());
+        run.wait().expect("wait");
+        answered.unwrap_or_else(|| panic!("no answer in {network}: {}", m.docker.log()))
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        ours.push(start("ours", "10.77.0.1"));
+        theirs.push(start("theirs", "10.79.0.1"));
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (a, b) = (median(&mut ours), median(&mut theirs));
+    assert!(a < b + Duration::from_millis(100), "{a:?} with trunkline, {b:?} with the bridge driver");
+}
