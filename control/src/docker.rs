@@ -317,7 +317,7 @@ impl Plugin {
     async fn leave(&self, asked: EndpointRef) -> Result<()> {
         let EndpointRef { endpoint_id: id, .. } = asked;
         let of = id.clone();
-        self.controller.edit(move |d| Ok(endpoints::leave(d, &of))).await?;
+        self.edit(move |d| endpoints::leave(d, &of)).await?;
         self.carriers.lock().remove(&id);
         Ok(())
     }
@@ -357,7 +357,7 @@ impl Plugin {
                 Ok(())
             }
             Err(error) => {
-                self.controller.edit(move |d| Ok(endpoints::unpublish(d, &id))).await?;
+                self.edit(move |d| endpoints::unpublish(d, &id)).await?;
                 Err(error)
             }
         }
@@ -366,9 +366,18 @@ impl Plugin {
     async fn unpublish(&self, asked: EndpointRef) -> Result<()> {
         let EndpointRef { endpoint_id: id, .. } = asked;
         let of = id.clone();
-        self.controller.edit(move |d| Ok(endpoints::unpublish(d, &of))).await?;
+        self.edit(move |d| endpoints::unpublish(d, &of)).await?;
         self.carriers.lock().remove(&id);
         Ok(())
+    }
+
+    /// An edit that nothing can be said against.
+    async fn edit(&self, f: impl FnOnce(&mut Desired) + Send + 'static) -> Result<()> {
+        let edit = move |desired: &mut Desired| {
+            f(desired);
+            Ok(())
+        };
+        self.controller.edit(edit).await
     }
 
     /// Addresses in force on a network's way out.

@@ -45,10 +45,10 @@ pub fn parse(name: &str, text: &str) -> Result<Desired> {
         }
         Ok(())
     })?;
-    if let Some(docker) = table.get_ref().get("docker").and_then(|v| v.get_ref().as_table()) {
-        for key in docker.keys().filter(|k| DOCKER_KEYS.contains(&&**k.get_ref())) {
-            return Err(document.at(key.span().start, docker_key(key.get_ref())));
-        }
+    if let Some(docker) = table.get_ref().get("docker").and_then(|v| v.get_ref().as_table())
+        && let Some(key) = docker.keys().find(|k| DOCKER_KEYS.contains(&&**k.get_ref()))
+    {
+        return Err(document.at(key.span().start, docker_key(key.get_ref())));
     }
     let desired = document.values(table.clone())?;
     document.objects(table.get_ref(), &desired)?;

@@ -8,6 +8,7 @@ use super::bridges::body;
 use super::extract::Json;
 use super::{Answer, App};
 use crate::Result;
+use crate::model::Desired;
 use crate::model::docker::{DockerSpec, DockerStatus};
 
 #[derive(Deserialize)]
@@ -32,7 +33,11 @@ pub(super) async fn disable(State(app): State<App>) -> Result<StatusCode> {
         // What docker made is still docker's, and goes on working.
         (!docker.is_empty()).then_some(docker)
     };
-    app.controller.edit(move |desired| Ok(desired.docker = change(desired.docker.take()))).await?;
+    let edit = move |desired: &mut Desired| {
+        desired.docker = change(desired.docker.take());
+        Ok(())
+    };
+    app.controller.edit(edit).await?;
     app.docker.follow();
     Ok(StatusCode::NO_CONTENT)
 }
