@@ -169,7 +169,8 @@ impl Daemon {
         };
         // Answered when everything is restored.
         self.controller.status().await;
-        if let Some(socket) = docker {
+        // A socket of the service manager's is there to be answered.
+        if let Some(socket) = docker.or_else(|| plugin.inherited().map(Some)) {
             plugin.enable(socket).await?;
         }
         tokio::spawn(plugin.clone().run());

@@ -113,6 +113,20 @@ struct Served {
     inherited: Option<StdListener>,
 }
 
+impl Served {
+    /// The path of the socket that the service manager gave us.
+    fn given(&self) -> Option<PathBuf> {
+        Some(self.inherited.as_ref()?.local_addr().ok()?.as_pathname()?.to_owned())
+    }
+
+    /// Removes the socket, unless others listen on it too.
+    fn remove(&self) {
+        if self.given().as_deref() != Some(&self.socket) {
+            let _ = std::fs::remove_file(&self.socket);
+        }
+    }
+}
+
 impl Plugin {
     pub(crate) fn new(controller: Controller, inherited: Option<StdListener>) -> Arc<Plugin> {
         let served = Mutex::new(Served { inherited, ..Served::default() });
@@ -137,14 +151,15 @@ impl Plugin {
         }
         if let Some(task) = served.task.take() {
             task.abort();
-            let _ = std::fs::remove_file(&served.socket);
+            served.remove();
         }
         let Some(socket) = wanted else {
             served.trouble = None;
             tracing::info!("the docker plugin is not served any more");
             return;
         };
-        match listener(&socket, served.inherited.as_ref()) {
+        let given = served.inherited.as_ref().filter(|_| served.given().as_deref() == Some(&socket));
+        match listener(&socket, given) {
             Ok(listener) => {
                 let plugin = self.clone();
                 served.task = Some(tokio::spawn(async move {
@@ -163,6 +178,11 @@ impl Plugin {
             }
         }
         served.socket = socket;
+    }
+
+    /// The path of the socket that the service manager gave us.
+    pub(crate) fn inherited(&self) -> Option<String> {
+        Some(self.served.lock().given()?.to_str()?.to_owned())
     }
 
     /// Serves docker from now on, or leaves everything as it was.
@@ -236,9 +256,7 @@ impl Plugin {
         let mut served = self.served.lock();
         if let Some(task) = served.task.take() {
             task.abort();
-            if served.inherited.is_none() {
-                let _ = std::fs::remove_file(&served.socket);
-            }
+            served.remove();
         }
         self.carriers.lock().clear();
     }
@@ -400,8 +418,7 @@ fn listener(socket: &Path, inherited: Option<&StdListener>) -> Result<UnixListen
         Error::failed(format!("cannot serve docker on {}: {e}", socket.display()))
             .hint("run the daemon as root, or choose another place: trunkline docker enable --socket PATH")
     };
-    let ours = |l: &&StdListener| l.local_addr().is_ok_and(|a| a.as_pathname() == Some(socket));
-    let listener = match inherited.filter(ours) {
+    let listener = match inherited {
         Some(listener) => listener.try_clone().map_err(failed)?,
         None => {
             if let Some(dir) = socket.parent() {

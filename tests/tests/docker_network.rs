@@ -152,14 +152,14 @@ fn a_container_starts_as_fast_as_with_the_bridge_driver() {
         answered.unwrap_or_else(|| panic!("no answer in {network}: {}", m.docker.log()))
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..7 {
+    for _ in 0..9 {
         ours.push(start("ours", "10.77.0.1"));
         theirs.push(start("theirs", "10.79.0.1"));
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2]
-    };
-    let (a, b) = (median(&mut ours), median(&mut theirs));
-    assert!(a < b + Duration::from_millis(100), "{a:?} with trunkline, {b:?} with the bridge driver");
+    // The best of each: whatever else the machine does makes some slower, and none faster.
+    let (a, b) = (ours.iter().min().expect("rounds"), theirs.iter().min().expect("rounds"));
+    assert!(
+        *a < *b + Duration::from_millis(100),
+        "{ours:?} with trunkline, {theirs:?} with the bridge driver"
+    );
 }
