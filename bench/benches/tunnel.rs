@@ -11,7 +11,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{Batch, Checksum, Gso, GsoKind, MacAddr, Offload, Packet, Pool, PortId, VlanId};
 use trunkline_tunnel::{
-    DropCounts, Endpoint, GreKey, Kind, NetId, Opened, Outer, OuterPath, Tunnels, UdpRuns, Vni, decap_all,
+    Arrival, DropCounts, Endpoint, GreKey, Kind, NetId, Outer, OuterPath, Tunnels, UdpRuns, Vni, decap_all,
     encap_datagrams, encap_frame, open, segment_for_udp,
 };
 
@@ -133,7 +133,7 @@ fn decap(c: &mut Criterion) {
                 std::mem::take(&mut out)
             };
             pool.put_all(&mut out);
-            let opened = Opened { outer: outer(to.header.kind()), gro: gro.filter(|_| udp) };
+            let opened = Arrival { outer: outer(to.header.kind()), gro: gro.filter(|_| udp) };
             group.bench_function(format!("{kind}, {name}, socket"), |b| {
                 b.iter(|| {
                     for template in &received {

@@ -15,7 +15,7 @@ use trunkline_engine::{BfdOptions, Engine, EngineConfig, EngineEvent, PortIo, Tu
 use trunkline_packet::{
     Batch, Checksum, DropReason, Gso, GsoKind, Offload, Packet, Pool, PortId, VlanId, segment,
 };
-use trunkline_ports::underlay::{Arrival, Family, UdpOptions};
+use trunkline_ports::underlay::{Arrival, Family, Outer, UdpOptions};
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue, SendStats, TxCaps, TxQueue};
 use trunkline_switch::{BridgeConfig, PortConfig, VlanMode};
 use trunkline_tunnel::{Endpoint, GreKey, Kind, NetId, Nets, Vni};
@@ -305,13 +305,17 @@ fn every_packet_through_tunnels_ends_in_one_place() {
                 }
                 came += 1;
                 let mut bytes = packet.to_vec();
-                let back = Arrival { src: arrival.dst, dst: arrival.src, ..arrival };
+                let outer = Outer { src: arrival.outer.dst, dst: arrival.outer.src, ..arrival.outer };
+                let back = Arrival { outer, ..arrival };
                 let at = random.below(bytes.len().clamp(1, 90));
                 match random.below(8) {
                     0 => bytes.truncate(at),
                     1 | 2 if at < bytes.len() => bytes[at] = random.below(256) as u8,
                     3 => net.deliver(bytes.clone(), Arrival { gro: Some(at as u16), ..back }),
-                    4 => net.deliver(bytes.clone(), Arrival { src: address(random.below(6) as u8), ..back }),
+                    4 => {
+                        let outer = Outer { src: address(random.below(6) as u8), ..outer };
+                        net.deliver(bytes.clone(), Arrival { outer, ..back });
+                    }
                     _ => {}
                 }
                 net.deliver(bytes, back);

@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use trunkline_engine::{Engine, EngineConfig, OpenSockets, Opened, PortIo, TunnelConfig};
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{Batch, MacAddr, Pool, PortId, VlanId};
-use trunkline_ports::underlay::{Arrival, DatagramRx, DatagramTx, Datagrams, Family, UdpOptions};
+use trunkline_ports::underlay::{Arrival, DatagramRx, DatagramTx, Datagrams, Family, Outer, UdpOptions};
 use trunkline_ports::{RecvEnd, RecvStats, SendStats, TxCaps};
 use trunkline_switch::{BridgeConfig, PortConfig};
 use trunkline_tunnel::{Endpoint, Kind, NetId, Vni};
@@ -183,13 +183,15 @@ fn tunnels_allocate_nothing() {
     let address = |n: u8| IpAddr::from([192, 0, 2, n]);
     let header = |vni: u8| vec![8, 0, 0, 0, 0, 0, vni, 0];
     let single = Arrival {
-        src: address(2),
-        dst: address(1),
-        src_port: 50000,
-        dst_port: 4789,
-        tos: 0,
-        ttl: 64,
-        proto: 17,
+        outer: Outer {
+            src: address(2),
+            dst: address(1),
+            src_port: 50000,
+            dst_port: 4789,
+            tos: 0,
+            ttl: 64,
+            proto: 17,
+        },
         gro: None,
     };
     let train: Vec<u8> = (0..40).flat_map(|n| [header(1), segment(n)].concat()).collect();

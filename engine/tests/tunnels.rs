@@ -16,7 +16,7 @@ use trunkline_engine::{
 use trunkline_packet::headers::read16;
 use trunkline_packet::{DropReason, MacAddr, PortId, VlanId};
 use trunkline_ports::TxCaps;
-use trunkline_ports::underlay::Arrival;
+use trunkline_ports::underlay::{Arrival, Outer};
 use trunkline_switch::{BridgeConfig, PortConfig, VlanMode};
 use trunkline_tunnel::{Endpoint, GreKey, Kind, NetId, Nets, TableError, Vni};
 
@@ -140,17 +140,19 @@ fn small_frames_pass_both_ways_and_what_is_no_tunnels_is_counted() {
     // Learned on the tunnel.
     assert_eq!(a.engine.fdb(a.bridge).unwrap().learned_on(a.tunnel), 1);
     let arrival = Arrival {
-        src: "192.0.2.9".parse().unwrap(),
-        dst: b.host.address,
-        src_port: 50000,
-        dst_port: 4789,
-        tos: 0,
-        ttl: 64,
-        proto: 17,
+        outer: Outer {
+            src: "192.0.2.9".parse().unwrap(),
+            dst: b.host.address,
+            src_port: 50000,
+            dst_port: 4789,
+            tos: 0,
+            ttl: 64,
+            proto: 17,
+        },
         gro: None,
     };
     let header = |vni: u8| vec![8, 0, 0, 0, 0, 0, vni, 0];
-    let known = Arrival { src: a.host.address, ..arrival };
+    let known = Arrival { outer: Outer { src: a.host.address, ..arrival.outer }, ..arrival };
     net.deliver([header(77), frame(2, 1)].concat(), arrival);
     net.deliver([header(78), frame(2, 1)].concat(), known);
     net.deliver(vec![8, 0, 0], known);

@@ -8,7 +8,7 @@ use trunkline_packet::{
 };
 use trunkline_tunnel::mtu::icmp::{TokenBucket, too_big};
 use trunkline_tunnel::mtu::{mss, report};
-use trunkline_tunnel::{Opened, Outer, decap_all, open};
+use trunkline_tunnel::{Arrival, Outer, decap_all, open};
 
 use crate::input::{Input, fix_ipv4_checksum, received};
 use crate::tunnels::{all_of_b, hosts};
@@ -56,7 +56,7 @@ pub fn target(data: &[u8]) {
     }
 }
 
-fn lone(how: u8, tos: u8, size: u16) -> Opened {
+fn lone(how: u8, tos: u8, size: u16) -> Arrival {
     let v6 = how & 2 != 0;
     let (src, dst) = hosts(v6);
     let (proto, dst_port) = match how >> 2 & 3 {
@@ -66,7 +66,7 @@ fn lone(how: u8, tos: u8, size: u16) -> Opened {
         _ => (proto::UDP, 9),
     };
     let outer = Outer { src, dst, src_port: 50000, dst_port, tos, ttl: 64, proto };
-    Opened { outer, gro: (size > 0).then_some(size) }
+    Arrival { outer, gro: (size > 0).then_some(size) }
 }
 
 /// What the switch does with an inner frame.

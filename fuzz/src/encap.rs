@@ -6,7 +6,7 @@ use trunkline_packet::headers::{Fragment, Headers, proto, read16, write16};
 use trunkline_packet::{Batch, DropCounts, Packet, Pool, pop_tag, push_tag, segment};
 use trunkline_tunnel::config::InnerVlan;
 use trunkline_tunnel::{
-    Endpoint, Opened, Outer, Reassembler, SendInfo, Tunnels, TxState, decap_all, encap_datagrams,
+    Arrival, Endpoint, Outer, Reassembler, SendInfo, Tunnels, TxState, decap_all, encap_datagrams,
     encap_frame, fragment, open,
 };
 
@@ -40,7 +40,7 @@ pub fn target(data: &[u8]) {
     let state = &from.endpoint().state.tx;
 
     let (mut out, mut inside, mut drops) = (Batch::new(), Batch::new(), DropCounts::new());
-    let mut arrive = |packet: Packet, opened: &Opened, pool: &mut Pool| {
+    let mut arrive = |packet: Packet, opened: &Arrival, pool: &mut Pool| {
         decap_all(packet, opened, &far, pool, &mut inside, &mut drops);
     };
     if how & FRAMES == 0 {
@@ -52,10 +52,10 @@ pub fn target(data: &[u8]) {
             if merged.set_bytes(&bytes, &mut pool).is_err() {
                 return;
             }
-            arrive(merged, &Opened { outer, gro: Some(out[0].len() as u16) }, &mut pool);
+            arrive(merged, &Arrival { outer, gro: Some(out[0].len() as u16) }, &mut pool);
         } else {
             for packet in out {
-                arrive(packet, &Opened { outer, gro: None }, &mut pool);
+                arrive(packet, &Arrival { outer, gro: None }, &mut pool);
             }
         }
     } else {

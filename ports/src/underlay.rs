@@ -22,6 +22,7 @@ mod udp;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
+pub use trunkline_packet::{Arrival, Outer};
 use trunkline_packet::{Batch, Pool};
 
 use crate::{RecvEnd, RecvStats, SendStats};
@@ -51,28 +52,6 @@ impl Family {
             IpAddr::V6(_) => Family::V6,
         }
     }
-}
-
-/// What is known of the outer headers of a received datagram.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Arrival {
-    /// Outer source address.
-    pub src: IpAddr,
-    /// Outer destination address, a group if it was sent to one.
-    pub dst: IpAddr,
-    /// UDP source port; 0 for GRE.
-    pub src_port: u16,
-    /// UDP destination port, which is the receiver's; 0 for GRE.
-    pub dst_port: u16,
-    /// Outer traffic class, ECN included.
-    pub tos: u8,
-    /// Outer TTL or hop limit as it arrived.
-    pub ttl: u8,
-    /// IP protocol: 17 (UDP) or 47 (GRE).
-    pub proto: u8,
-    /// The packet is several datagrams of this many bytes, the last of which may be shorter, joined by
-    /// UDP_GRO. They share everything above.
-    pub gro: Option<u16>,
 }
 
 /// The receiving side of one socket. Owned by one worker.

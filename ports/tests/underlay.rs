@@ -11,7 +11,9 @@ use std::time::Duration;
 use common::*;
 use kit::*;
 use trunkline_packet::DropReason;
-use trunkline_ports::underlay::{Arrival, DatagramTx, Datagrams, Family, MAX_SEGMENTS, gre, udp_senders};
+use trunkline_ports::underlay::{
+    Arrival, DatagramTx, Datagrams, Family, MAX_SEGMENTS, Outer, gre, udp_senders,
+};
 
 #[test]
 fn udp_runs_are_sent_as_one_and_arrive_as_one() {
@@ -29,15 +31,17 @@ fn udp_runs_are_sent_as_one_and_arrive_as_one() {
             assert_eq!(got.len(), 1, "one packet");
             let (arrival, received) = &got[0];
             assert!(*received == bytes, "the bytes arrived as they were sent");
-            let src_port = arrival.src_port;
+            let src_port = arrival.outer.src_port;
             let expected = Arrival {
-                src: here(family),
-                dst: there(family),
-                src_port,
-                dst_port: PORT,
-                tos: 0xb9,
-                ttl: 7,
-                proto: 17,
+                outer: Outer {
+                    src: here(family),
+                    dst: there(family),
+                    src_port,
+                    dst_port: PORT,
+                    tos: 0xb9,
+                    ttl: 7,
+                    proto: 17,
+                },
                 gro: Some(1400),
             };
             assert_eq!(*arrival, expected);
@@ -51,7 +55,10 @@ fn udp_runs_are_sent_as_one_and_arrive_as_one() {
             run(&*tx, &payloads(0, 0, 100), how);
             let got = rx.take(100);
             let (arrival, _) = got[0];
-            assert_eq!((arrival.src, arrival.ttl, arrival.tos, arrival.gro), (src, 64, 0, None));
+            assert_eq!(
+                (arrival.outer.src, arrival.outer.ttl, arrival.outer.tos, arrival.gro),
+                (src, 64, 0, None)
+            );
         }
     });
 }
@@ -114,13 +121,7 @@ fn gre_goes_both_ways_with_its_outer_fields() {
                     let got = rx.take(bytes);
                     assert!(got.iter().map(|(_, b)| b).eq(&sent), "in order, each once");
                     let expected = Arrival {
-                        src,
-                        dst,
-                        src_port: 0,
-                        dst_port: 0,
-                        tos: 0x2e,
-                        ttl: 9,
-                        proto: 47,
+                        outer: Outer { src, dst, src_port: 0, dst_port: 0, tos: 0x2e, ttl: 9, proto: 47 },
                         gro: None,
                     };
                     assert!(got.iter().all(|(a, _)| *a == expected), "{:?}", got[0].0);
@@ -151,11 +152,11 @@ fn source_ports_are_spread_and_order_is_kept() {
                 .collect();
             assert_eq!(transmit(&*tx, &sent, &what).packets as usize, 3 * n);
             let got = rx.take(3 * n * 64);
-            let ports: HashSet<_> = got.iter().map(|(a, _)| a.src_port).collect();
+            let ports: HashSet<_> = got.iter().map(|(a, _)| a.outer.src_port).collect();
             assert_eq!(ports.len(), n);
             assert!(ports.iter().all(|&p| p >= 49152), "{ports:?}");
             for port in ports {
-                let of_port: Vec<_> = got.iter().filter(|(a, _)| a.src_port == port).collect();
+                let of_port: Vec<_> = got.iter().filter(|(a, _)| a.outer.src_port == port).collect();
                 let first = sent.iter().position(|s| *s == of_port[0].1).unwrap();
                 let order = [first, first + n, first + 2 * n];
                 assert!(of_port.iter().map(|(_, b)| b).eq(order.map(|i| &sent[i])), "{port}");

@@ -71,7 +71,7 @@ fn queues_share_the_senders_and_one_has_all_of_each() {
                 let got = rx.take(0);
                 busy += usize::from(!got.is_empty());
                 total += got.len();
-                let ports: HashSet<_> = got.iter().map(|(a, _)| a.src_port).collect();
+                let ports: HashSet<_> = got.iter().map(|(a, _)| a.outer.src_port).collect();
                 assert!(ports.iter().all(|port| seen.insert(*port)), "a sender's port is one receiver's");
             }
             assert!(busy >= 3 && total == 3 * n, "{busy} {total}");
@@ -102,7 +102,7 @@ fn groups_are_joined_left_and_received_once() {
                 let how = Datagrams { interface, ttl: 3, ..to(dst) };
                 assert_eq!(run(&*tx, &payloads(4, 500, 400), how).packets, 5);
                 let got: Vec<_> = ends.iter_mut().flat_map(|end| end.take(0)).collect();
-                assert!(got.iter().all(|(a, _)| a.dst == dst && a.ttl == 3));
+                assert!(got.iter().all(|(a, _)| a.outer.dst == dst && a.outer.ttl == 3));
                 got.iter().map(|(_, b)| b.len()).sum::<usize>()
             };
             assert_eq!(heard(group), 2400, "once, though there are three receivers");

@@ -4,13 +4,14 @@ use trunkline_packet::checksum::Sum;
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::headers::{proto, read16};
 use trunkline_packet::segment::MAX_SEGMENTS;
-use trunkline_packet::{Batch, DropReason, Offload, Packet, Pool, PortId, Tpid, VlanTag, pop_tag};
+use trunkline_packet::{
+    Arrival, Batch, DropReason, Offload, Outer, Packet, Pool, PortId, Tpid, VlanTag, pop_tag,
+};
 
 use crate::config::InnerVlan;
 use crate::geneve::GeneveHeader;
 use crate::gre::{self, GreHeader, TEB};
 use crate::inner::{finished_sum, finished_sum_of, infer_offload, take_ecn, unfinished};
-use crate::outer::{Opened, Outer};
 use crate::table::{Match, Tunnels};
 use crate::{DropCounts, Kind, vxlan};
 
@@ -79,7 +80,7 @@ impl Refusals for DropCounts {
 /// `out`. Refusals are reported, their packets go back to the pool.
 pub fn decap_all(
     packet: Packet,
-    opened: &Opened,
+    opened: &Arrival,
     tunnels: &Tunnels,
     pool: &mut Pool,
     out: &mut Batch,

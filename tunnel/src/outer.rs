@@ -8,7 +8,9 @@ use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::headers::{
     Fragment, Headers, IPV4_HLEN, IPV6_HLEN, IpVersion, UDP_HLEN, proto, read16, write16,
 };
-use trunkline_packet::{Checksum, DropReason, EtherType, GsoKind, MacAddr, Offload, Packet, VlanTag};
+use trunkline_packet::{
+    Arrival, Checksum, DropReason, EtherType, GsoKind, MacAddr, Offload, Outer, Packet, VlanTag,
+};
 
 use crate::Kind;
 use crate::config::{Encap, TxState};
@@ -122,42 +124,13 @@ fn pseudo(src: IpAddr, dst: IpAddr, len: u32) -> u16 {
     sum.fold()
 }
 
-/// What the outer headers said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outer {
-    /// The sender.
-    pub src: IpAddr,
-    /// To whom: one of our addresses, or a group.
-    pub dst: IpAddr,
-    /// UDP ports; 0 for GRE.
-    pub src_port: u16,
-    /// UDP ports; 0 for GRE.
-    pub dst_port: u16,
-    /// Traffic class.
-    pub tos: u8,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    /// What is behind: UDP or GRE.
-    pub proto: u8,
-}
-
-/// A packet whose outer headers are off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
-    /// The outer headers.
-    pub outer: Outer,
-    /// The packet is several datagrams of this length, the last one shorter, merged by the sender or the
-    /// kernel, as from a UDP_GRO socket.
-    pub gro: Option<u16>,
-}
-
 /// Takes Ethernet, IP and UDP off a frame that came in by a port, down to the tunnel header. Metadata that
 /// belongs to the inner frame stays true. The outer VLAN tag, if any, has to be in the metadata already and
 /// is removed from there.
 ///
 /// # Errors
 /// The frame is still good for other uses after [`DropReason::NotTunnel`] and [`DropReason::OuterFragment`].
-pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Opened, DropReason> {
+pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Arrival, DropReason> {
     let head = packet.head();
     let found = InnerIp::find(head).ok_or(DropReason::NotTunnel)?;
     let ip = Headers::ip(head, found.at).ok_or(DropReason::TunnelTruncated)?;
@@ -216,7 +189,7 @@ pub fn open(packet: &mut Packet, zero_checksum_v6: bool) -> Result<Opened, DropR
     meta.offload.shift(-(gone as i16));
     meta.outer = Offload::NONE;
     meta.vlan = None;
-    Ok(Opened { outer, gro })
+    Ok(Arrival { outer, gro })
 }
 
 fn ports(head: &[u8], l4: usize) -> Option<(u16, u16)> {

@@ -10,7 +10,7 @@ use trunkline_packet::{
     segment,
 };
 use trunkline_tunnel::{
-    DropCounts, Encap, Endpoint, InnerVlan, Kind, NetId, Opened, SendInfo, Tos, Ttl, TunnelHeader, Tunnels,
+    Arrival, DropCounts, Encap, Endpoint, InnerVlan, Kind, NetId, SendInfo, Tos, Ttl, TunnelHeader, Tunnels,
     TxState, UdpRuns, decap, decap_all, encap_datagrams, encap_frame, fragment, open, segment_for_udp, udp,
 };
 
@@ -210,13 +210,13 @@ fn what_merged_datagrams_lose_is_counted_one_by_one() {
     bad[0] = 0;
     let merged = [&good[..], &bad, &good, &good[..9]].concat();
     let (mut out, mut drops) = (Batch::new(), DropCounts::new());
-    let opened = Opened { outer: vxlan_from_a(0), gro: Some(good.len() as u16) };
+    let opened = Arrival { outer: vxlan_from_a(0), gro: Some(good.len() as u16) };
     decap_all(packet(&merged, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
     assert_eq!(out.len(), 2);
     assert_eq!(drops.get(DropReason::VxlanNoVni), 1);
     assert_eq!(drops.get(DropReason::InnerTooShort), 1);
     assert_eq!(drops.total(), 2);
-    let opened = Opened { gro: Some(0), ..opened };
+    let opened = Arrival { gro: Some(0), ..opened };
     decap_all(packet(&merged, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
     assert_eq!(drops.get(DropReason::BadOffload), 1);
 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use common::*;
 use trunkline_packet::{Batch, Pool};
 use trunkline_tunnel::{
-    DropCounts, Opened, UdpRuns, decap_all, encap_datagrams, encap_frame, open, segment_for_udp,
+    Arrival, DropCounts, UdpRuns, decap_all, encap_datagrams, encap_frame, open, segment_for_udp,
 };
 
 struct Counting;
@@ -90,7 +90,7 @@ fn gro_buffers_allocate_nothing() {
     let (src, dst) = hosts(false);
     let outer =
         trunkline_tunnel::Outer { src, dst, src_port: 50000, dst_port: 4789, tos: 0, ttl: 64, proto: 17 };
-    let opened = Opened { outer, gro: Some(one.len() as u16) };
+    let opened = Arrival { outer, gro: Some(one.len() as u16) };
     let (mut inside, mut drops) = (Batch::with_capacity(256), DropCounts::new());
     let mut round = |pool: &mut Pool| {
         let p = packet(&merged, pool);

@@ -7,7 +7,7 @@ use common::*;
 use proptest::prelude::*;
 use trunkline_packet::{Batch, Checksum, Offload, Packet, Pool, pop_tag, segment};
 use trunkline_tunnel::{
-    DropCounts, Endpoint, Opened, Outer, SendInfo, UdpRuns, decap, decap_all, encap_datagrams, encap_frame,
+    Arrival, DropCounts, Endpoint, Outer, SendInfo, UdpRuns, decap, decap_all, encap_datagrams, encap_frame,
     open, segment_for_udp,
 };
 
@@ -142,7 +142,7 @@ proptest! {
             prop_assert!(datagrams[..run.count - 1].iter().all(|d| d.len() == run.size));
             prop_assert_eq!(datagrams.iter().map(Packet::len).sum::<usize>(), run.bytes);
             let merged: Vec<u8> = datagrams.iter().flat_map(Packet::to_vec).collect();
-            let opened = Opened {
+            let opened = Arrival {
                 outer: outer_of(index, v6, &run.info, from.endpoint()),
                 gro: (run.count > 1).then_some(run.size as u16),
             };
@@ -176,7 +176,7 @@ proptest! {
             at.copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
         }
         let _ = decap(&mut packet(&bytes, &mut pool), &outer, &b);
-        let opened = Opened { outer, gro: Some(bytes.len() as u16 / 3) };
+        let opened = Arrival { outer, gro: Some(bytes.len() as u16 / 3) };
         let (mut out, mut drops) = (Batch::new(), DropCounts::new());
         decap_all(packet(&bytes, &mut pool), &opened, &b, &mut pool, &mut out, &mut drops);
         let to = tunnels(true, |_| ()).of_port(port(index, v6)).unwrap().encaps(UNTAGGED).unwrap()[0];

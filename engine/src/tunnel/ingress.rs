@@ -4,9 +4,8 @@ use std::net::IpAddr;
 
 use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId};
 use trunkline_ports::RecvStats;
-use trunkline_ports::underlay::Arrival;
 use trunkline_tunnel::bfd::frame::{self, Addresses};
-use trunkline_tunnel::{Opened, Outer, Refusals, decap_all, mtu};
+use trunkline_tunnel::{Arrival, Refusals, decap_all, mtu};
 
 use super::liveness::{Heard, HeardSender};
 use super::uplink::Parts;
@@ -75,10 +74,9 @@ impl Decap {
             && let (Some(datagram), Some(arrival)) = (self.datagrams.pop(), self.arrivals.pop())
         {
             let before = self.frames.len();
-            let opened = opened(&arrival);
             let mut refusals = Counted { snapshot, underlay: &self.underlay, worker };
-            decap_all(datagram, &opened, &snapshot.tunnels, pool, &mut self.frames, &mut refusals);
-            self.admit(before, opened.outer.src, snapshot, worker, now, pool);
+            decap_all(datagram, &arrival, &snapshot.tunnels, pool, &mut self.frames, &mut refusals);
+            self.admit(before, arrival.outer.src, snapshot, worker, now, pool);
         }
         !self.frames.is_empty()
     }
@@ -162,19 +160,6 @@ pub(super) fn is_to(packet: &Packet, mac: MacAddr) -> bool {
 
 fn with_tunnel(view: &PortView) -> Option<(&PortView, &TunnelView)> {
     Some((view, view.tunnel()?))
-}
-
-fn opened(a: &Arrival) -> Opened {
-    let outer = Outer {
-        src: a.src,
-        dst: a.dst,
-        src_port: a.src_port,
-        dst_port: a.dst_port,
-        tos: a.tos,
-        ttl: a.ttl,
-        proto: a.proto,
-    };
-    Opened { outer, gro: a.gro }
 }
 
 /// Counts refused packets on the port of their tunnel, if it is known, else on the underlay.

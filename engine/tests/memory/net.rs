@@ -11,7 +11,7 @@ use crossbeam::queue::SegQueue;
 use rustix::event::{EventfdFlags, eventfd};
 use trunkline_engine::{OpenSockets, Opened};
 use trunkline_packet::{Batch, DropReason, Pool};
-use trunkline_ports::underlay::{Arrival, DatagramRx, DatagramTx, Datagrams, Family, UdpOptions};
+use trunkline_ports::underlay::{Arrival, DatagramRx, DatagramTx, Datagrams, Family, Outer, UdpOptions};
 use trunkline_ports::{RecvEnd, RecvStats, SendStats};
 
 const UDP: u8 = 17;
@@ -77,13 +77,14 @@ impl Net {
         let inboxes = self.inboxes.lock().unwrap();
         let mut hit: Vec<&Vec<Arc<Inbox>>> = Vec::new();
         for (&(address, port), list) in inboxes.iter() {
-            let ours = address == arrival.dst || arrival.dst.is_multicast() && address != arrival.src;
-            if ours && port == arrival.dst_port {
+            let ours = address == arrival.outer.dst
+                || arrival.outer.dst.is_multicast() && address != arrival.outer.src;
+            if ours && port == arrival.outer.dst_port {
                 hit.push(list);
             }
         }
         for list in hit.into_iter().filter(|list| !list.is_empty()) {
-            let inbox = &list[usize::from(arrival.src_port) % list.len()];
+            let inbox = &list[usize::from(arrival.outer.src_port) % list.len()];
             inbox.queue.push((bytes.clone(), arrival));
         }
     }
@@ -181,13 +182,15 @@ impl DatagramTx for Tx {
             let packets = &batch[d.first..named];
             assert!(packets.iter().take(d.count - 1).all(|p| p.len() == d.size));
             let arrival = Arrival {
-                src: self.host,
-                dst: d.dst,
-                src_port: if self.proto == UDP { 50000 + (d.socket % 16) as u16 } else { 0 },
-                dst_port: d.dst_port,
-                tos: d.tos,
-                ttl: d.ttl,
-                proto: self.proto,
+                outer: Outer {
+                    src: self.host,
+                    dst: d.dst,
+                    src_port: if self.proto == UDP { 50000 + (d.socket % 16) as u16 } else { 0 },
+                    dst_port: d.dst_port,
+                    tos: d.tos,
+                    ttl: d.ttl,
+                    proto: self.proto,
+                },
                 gro: None,
             };
             let turn = self.net.turn.fetch_add(1, Ordering::Relaxed);

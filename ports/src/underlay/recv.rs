@@ -7,10 +7,10 @@ use std::{mem, ptr};
 
 use trunkline_packet::buf::{HEAD_ROOM, TAIL_ROOM, Tail};
 use trunkline_packet::headers::{IPV4_HLEN, proto};
-use trunkline_packet::{Batch, DropReason, Packet, Pool};
+use trunkline_packet::{Arrival, Batch, DropReason, Outer, Packet, Pool};
 
+use super::DatagramRx;
 use super::cmsg::{Control, Name};
-use super::{Arrival, DatagramRx};
 use crate::{RecvEnd, RecvStats};
 
 /// Messages per system call.
@@ -191,7 +191,8 @@ fn accept(
     };
     // A mark on a single datagram says nothing.
     let gro = came.gro.filter(|&size| size != 0 && usize::from(size) < packet.len());
-    Ok(Arrival { src, dst, src_port, dst_port, tos: came.tos, ttl: came.ttl, proto, gro })
+    let outer = Outer { src, dst, src_port, dst_port, tos: came.tos, ttl: came.ttl, proto };
+    Ok(Arrival { outer, gro })
 }
 
 /// Takes the IPv4 header off, which the kernel has checked.
@@ -204,7 +205,7 @@ fn strip_ipv4(packet: &mut Packet) -> Result<Arrival, DropReason> {
         return Err(DropReason::Truncated);
     }
     let address = |at: usize| std::net::Ipv4Addr::new(ip[at], ip[at + 1], ip[at + 2], ip[at + 3]).into();
-    let arrival = Arrival {
+    let outer = Outer {
         src: address(12),
         dst: address(16),
         src_port: 0,
@@ -212,9 +213,8 @@ fn strip_ipv4(packet: &mut Packet) -> Result<Arrival, DropReason> {
         tos: ip[1],
         ttl: ip[8],
         proto: proto::GRE,
-        gro: None,
     };
-    if packet.pull_front(len) { Ok(arrival) } else { Err(DropReason::Truncated) }
+    if packet.pull_front(len) { Ok(Arrival { outer, gro: None }) } else { Err(DropReason::Truncated) }
 }
 
 #[cfg(test)]
@@ -237,9 +237,9 @@ mod tests {
             header[0] = 0x45 + (options / 4) as u8;
             let mut p = packet(&[&header[..], &vec![1; options], b"gre"].concat());
             let arrival = strip_ipv4(&mut p).unwrap();
-            assert_eq!((p.to_vec(), arrival.tos, arrival.ttl), (b"gre".to_vec(), 0x2e, 9));
+            assert_eq!((p.to_vec(), arrival.outer.tos, arrival.outer.ttl), (b"gre".to_vec(), 0x2e, 9));
             assert_eq!(
-                (arrival.src.to_string(), arrival.dst.to_string()),
+                (arrival.outer.src.to_string(), arrival.outer.dst.to_string()),
                 ("192.0.2.1".into(), "192.0.2.2".into())
             );
         }
