@@ -2,41 +2,29 @@
 
 mod memory;
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::System;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use memory::{Sink, Source};
 use rustix::event::{EventfdFlags, eventfd};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use trunkline_engine::{Engine, EngineConfig, Gateway, L3Config, PortIo, Route, Uplink};
 use trunkline_nat::{Filtering, Prefix, Rule, RuleId, Zone};
 use trunkline_packet::{MacAddr, PortId};
 use trunkline_switch::{BridgeConfig, PortConfig};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one System asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations of the whole process.
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.allocations + stats.reallocations
+}
 
 fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
@@ -143,9 +131,9 @@ fn routing_and_translation_allocate_nothing() {
     let mut windows = Vec::new();
     std::thread::sleep(Duration::from_millis(500));
     while windows.len() < 12 && !windows.iter().any(|&(allocations, _)| allocations == 0) {
-        let (packets, allocations) = (count(), ALLOCATIONS.load(Ordering::Relaxed));
+        let (packets, allocations) = (count(), allocated());
         std::thread::sleep(Duration::from_millis(500));
-        windows.push((ALLOCATIONS.load(Ordering::Relaxed) - allocations, count() - packets));
+        windows.push((allocated() - allocations, count() - packets));
     }
     go.store(false, Ordering::Relaxed);
     let &(allocations, packets) = windows.last().unwrap();

@@ -2,16 +2,17 @@
 
 mod memory;
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::System;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use memory::{Sink, Source, Wire, frame};
 use rustix::event::{EventfdFlags, eventfd};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use trunkline_engine::{Engine, EngineConfig, OpenSockets, Opened, PortIo, TunnelConfig};
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{Batch, MacAddr, Pool, PortId, VlanId};
@@ -20,37 +21,24 @@ use trunkline_ports::{RecvEnd, RecvStats, SendStats, TxCaps};
 use trunkline_switch::{BridgeConfig, PortConfig};
 use trunkline_tunnel::{Endpoint, Kind, NetId, Vni};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one System asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations of the whole process.
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.allocations + stats.reallocations
+}
 
 /// Allocations are counted for the whole process: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// How many packets pass a port, and how many allocations there are, in a second after half a second.
-fn observe(e: &Engine, port: PortId) -> (u64, u64) {
+fn observe(e: &Engine, port: PortId) -> (u64, usize) {
     std::thread::sleep(Duration::from_millis(500));
-    let (packets, allocations) = (e.counters(port).rx_packets, ALLOCATIONS.load(Ordering::Relaxed));
+    let (packets, allocations) = (e.counters(port).rx_packets, allocated());
     std::thread::sleep(Duration::from_millis(1000));
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
+    let allocations = allocated() - allocations;
     (e.counters(port).rx_packets - packets, allocations)
 }
 

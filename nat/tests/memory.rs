@@ -2,37 +2,13 @@
 
 mod kit;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use allocation_counter::measure;
 use kit::*;
 use trunkline_nat::{Config, Filtering, Nat, RuleId, Sink, Toward};
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{Packet, Pool};
-
-struct Counting;
-
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one System asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 struct Count(Pool, usize);
 
@@ -50,9 +26,15 @@ impl Sink for Count {
 #[test]
 fn a_million_entries_take_256_mib() {
     const MILLION: usize = 1_000_000;
-    let before = BYTES.load(Ordering::Relaxed);
-    // Every one with a mapping of its own, under 32 addresses.
-    let mut nat = Nat::new(Config::for_capacity(MILLION));
+    let mut nat = None;
+    let allocated = measure(|| nat = Some(full(MILLION)));
+    assert_eq!(nat.map(|nat| nat.stats().connections), Some(MILLION));
+    assert!(allocated.bytes_max <= 256 << 20, "{allocated:?}");
+}
+
+/// A table with so many connections, every one with a mapping of its own, under 32 addresses.
+fn full(entries: usize) -> Nat {
+    let mut nat = Nat::new(Config::for_capacity(entries));
     let pool: Vec<String> = (1..=32).map(|i| format!("192.0.2.{i}")).collect();
     let pool: Vec<&str> = pool.iter().map(String::as_str).collect();
     nat.add_rule(RuleId(0), masquerade(&pool, (1024, 65535), Filtering::default())).unwrap();
@@ -61,7 +43,7 @@ fn a_million_entries_take_256_mib() {
     let mut frame = udp_to(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1)), 1), far, b"");
     // No checksum, which need not be right then.
     frame[40..42].fill(0);
-    for i in 0..MILLION as u32 {
+    for i in 0..entries as u32 {
         frame[28..30].copy_from_slice(&((i % 2000 + 1) as u16).to_be_bytes());
         frame[34..36].copy_from_slice(&((i / 2000 + 2000) as u16).to_be_bytes());
         frame[24..26].fill(0);
@@ -74,9 +56,7 @@ fn a_million_entries_take_256_mib() {
     let stats = nat.stats();
     assert_eq!(
         (sink.1, stats.connections, stats.mappings, stats.early_drops),
-        (MILLION, MILLION, MILLION, 0)
+        (entries, entries, entries, 0)
     );
-    drop(sink);
-    let used = BYTES.load(Ordering::Relaxed) - before;
-    assert!(used <= 256 << 20, "{used} bytes");
+    nat
 }

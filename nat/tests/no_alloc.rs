@@ -2,34 +2,10 @@
 
 mod kit;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use allocation_counter::measure;
 use kit::*;
 use trunkline_nat::{Config, DropReason, Filtering, Nat, RuleId, Sink, Toward};
 use trunkline_packet::{Batch, Packet, Pool};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one System asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Keeps the packets for their pool.
 struct Back(Vec<Packet>, u64);
@@ -77,8 +53,8 @@ fn nothing_is_allocated_per_packet() {
         sink.1
     };
     run(0, 20);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let sent = run(1_000_000, 20);
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    let mut sent = 0;
+    let allocated = measure(|| sent = run(1_000_000, 20));
+    assert_eq!(allocated.count_total, 0);
     assert!(sent > 10_000);
 }

@@ -2,33 +2,9 @@
 
 mod kit;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use allocation_counter::measure;
 use kit::Spec;
 use trunkline_packet::{Batch, Headers, Pool, coalesce, pop_tag, push_tag, segment};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system allocator unchanged.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn segmenting_and_coalescing_again_and_again() {
@@ -56,9 +32,6 @@ fn segmenting_and_coalescing_again_and_again() {
         pool.put_all(&mut cut);
     };
     round(&mut pool);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    for _ in 0..20 {
-        round(&mut pool);
-    }
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+    let allocated = measure(|| (0..20).for_each(|_| round(&mut pool)));
+    assert_eq!(allocated.count_total, 0);
 }

@@ -1,12 +1,10 @@
 //! Ports allocate nothing per packet once they are warm. One test, since the counter sees every thread.
-#![allow(unsafe_code)]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use allocation_counter::measure;
 use common::*;
 use trunkline_packet::{Batch, Pool};
 use trunkline_ports::afpacket::AfPacket;
@@ -16,37 +14,12 @@ use trunkline_ports::tap::{Tap, TapConfig};
 use trunkline_ports::underlay::{Datagrams, Family, UdpOptions, gre, udp_receivers, udp_senders};
 use trunkline_ports::{RecvStats, RxQueue, SendStats, TxQueue};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: hands everything to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: as the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as the caller's.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Allocations during the second thousand rounds; the first warm up pools and kernel.
 fn allocations(mut round: impl FnMut()) -> u64 {
     for _ in 0..1000 {
         round();
     }
-    let before = ALLOCATIONS.load(Relaxed);
-    for _ in 0..1000 {
-        round();
-    }
-    ALLOCATIONS.load(Relaxed) - before
+    measure(|| (0..1000).for_each(|_| round())).count_total
 }
 
 #[test]

@@ -2,34 +2,10 @@
 
 mod kit;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use allocation_counter::measure;
 use kit::*;
 use trunkline_packet::{DropReason, MacAddr, Packet, Pool};
 use trunkline_router::{IfaceId, Received, Router, Sink};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one System asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[derive(Default)]
 struct Back(Vec<Packet>, u64);
@@ -83,8 +59,8 @@ fn nothing_is_allocated_per_packet() {
     };
     let router = &mut rig.router;
     let warm = run(router, 100_000, &mut sink, &mut pool);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let sent = run(router, 200_000, &mut sink, &mut pool) - warm;
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    let mut sent = 0;
+    let allocated = measure(|| sent = run(router, 200_000, &mut sink, &mut pool) - warm);
+    assert_eq!(allocated.count_total, 0);
     assert!(sent > 30_000, "{sent}");
 }

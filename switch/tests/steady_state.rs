@@ -1,38 +1,10 @@
 //! The packet path allocates nothing once it is warm, and an empty bridge is small.
 
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 
+use allocation_counter::measure;
 use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId};
 use trunkline_switch::{Bridge, BridgeConfig, Fdb, PortConfig, Sink};
-
-thread_local! {
-    /// Allocations and bytes of this thread: the test harness has threads of its own.
-    static ALLOCATED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches only a
-// const-initialised thread-local without a destructor, which does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let (n, bytes) = ALLOCATED.get();
-        ALLOCATED.set((n + 1, bytes + layout.size()));
-        // SAFETY: the caller's promises are those `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `System.alloc` with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Takes every packet back, as the worker does.
 struct Recycle {
@@ -97,20 +69,19 @@ fn nothing_is_allocated_per_packet() {
         }
     };
     run(0, 4);
-    let before = ALLOCATED.get();
-    run(4, 200);
-    assert_eq!(ALLOCATED.get().0 - before.0, 0);
+    assert_eq!(measure(|| run(4, 200)).count_total, 0);
     assert!(b.sink.sent > 50_000 && b.sink.dropped > 1000, "{} {}", b.sink.sent, b.sink.dropped);
     assert!(b.bridge.fdb().counters().evicted > 1000);
 }
 
 #[test]
 fn an_empty_bridge_is_at_most_a_mebibyte() {
-    let before = ALLOCATED.get().1;
-    let config = BridgeConfig::default();
-    let fdb = Arc::new(Fdb::new(config.max_macs));
-    let bridge = Bridge::new(config, fdb, vec![PortConfig::new(PortId(0))]);
-    let bytes = ALLOCATED.get().1 - before;
-    assert!(bytes <= 1 << 20, "{bytes}");
-    assert!(bridge.fdb().is_empty());
+    let mut bridge = None;
+    let allocated = measure(|| {
+        let config = BridgeConfig::default();
+        let fdb = Arc::new(Fdb::new(config.max_macs));
+        bridge = Some(Bridge::new(config, fdb, vec![PortConfig::new(PortId(0))]));
+    });
+    assert!(allocated.bytes_current <= 1 << 20, "{allocated:?}");
+    assert!(bridge.unwrap().fdb().is_empty());
 }

@@ -2,36 +2,12 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use allocation_counter::measure;
 use common::*;
 use trunkline_packet::{Batch, Pool};
 use trunkline_tunnel::{
     Arrival, DropCounts, UdpRuns, decap_all, encap_datagrams, encap_frame, open, segment_for_udp,
 };
-
-struct Counting;
-
-thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
-
-// SAFETY: every call goes to the system allocator unchanged; the counter is a plain thread-local cell that
-// needs no allocation.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn steady_state_allocates_nothing() {
@@ -71,11 +47,8 @@ fn steady_state_allocates_nothing() {
         }
     };
     round(&mut pool);
-    let before = COUNT.get();
-    for _ in 0..20 {
-        round(&mut pool);
-    }
-    assert_eq!(COUNT.get() - before, 0);
+    let allocated = measure(|| (0..20).for_each(|_| round(&mut pool)));
+    assert_eq!(allocated.count_total, 0);
     assert_eq!(drops.total(), 0);
 }
 
@@ -99,9 +72,6 @@ fn gro_buffers_allocate_nothing() {
         pool.put_all(&mut inside);
     };
     round(&mut pool);
-    let before = COUNT.get();
-    for _ in 0..20 {
-        round(&mut pool);
-    }
-    assert_eq!(COUNT.get() - before, 0);
+    let allocated = measure(|| (0..20).for_each(|_| round(&mut pool)));
+    assert_eq!(allocated.count_total, 0);
 }
