@@ -192,6 +192,28 @@ pub struct PortSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl PortSpec {
+    /// An untagged port with nothing restricted.
+    pub fn new(owner: Owner, bridge: impl Into<String>, kind: PortKind) -> PortSpec {
+        PortSpec {
+            owner,
+            bridge: bridge.into(),
+            kind,
+            vlan: None,
+            trunks: None,
+            vlan_mode: None,
+            isolated: false,
+            split_horizon_group: None,
+            no_learning: false,
+            no_flood: false,
+            max_macs: None,
+            flood_limit: None,
+            offload: OffloadMode::Auto,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
 fn is_false(b: &bool) -> bool {
     !*b
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::protocol::{CreateEndpoint, Interface, InterfaceName, Joined};
 use super::{mac_of, short};
 use crate::model::docker::{DockerEndpoint, DockerNetwork, DockerSpec};
-use crate::model::{Desired, LinkSpec, OffloadMode, Owner, PortKind, PortSpec, TapSpec};
+use crate::model::{Desired, LinkSpec, Owner, PortKind, PortSpec, TapSpec};
 use crate::{Error, Result};
 
 /// Longest name of an interface, bytes, is 15: two letters, this much of the id, and the generation.
@@ -106,20 +106,10 @@ fn port(id: &str, network: &DockerNetwork, endpoint: &DockerEndpoint) -> PortSpe
     let tap =
         TapSpec { ifname: Some(interface(id, endpoint)), handed_over: true, link, ..TapSpec::default() };
     PortSpec {
-        owner: Owner::Docker,
-        bridge: network.bridge.clone(),
-        kind: PortKind::Tap(tap),
         vlan: network.vlan,
-        trunks: None,
-        vlan_mode: None,
         isolated: !network.icc,
-        split_horizon_group: None,
-        no_learning: false,
-        no_flood: false,
-        max_macs: None,
-        flood_limit: None,
-        offload: OffloadMode::Auto,
         labels: [("docker-network".to_owned(), short(&endpoint.network).to_owned())].into(),
+        ..PortSpec::new(Owner::Docker, &network.bridge, PortKind::Tap(tap))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Tunnel ports and meshes of them: what is asked for, and what is.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -9,7 +8,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use trunkline_tunnel::Kind;
 
-use super::{Desired, OffloadMode, Owner, PortKind, PortSpec, PortState, PortStatus, is_false, keys};
+use super::{Desired, Owner, PortKind, PortSpec, PortState, PortStatus, is_false, keys};
 
 /// Everything that can be said of a tunnel; which keys go with which type, [`keys`] knows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -248,25 +247,16 @@ impl MeshSpec {
             bfd: Some(self.tunnel.bfd.unwrap_or(true)),
             ..self.tunnel.clone()
         };
+        let kind = match self.kind {
+            MeshType::Gre => PortKind::Gre(tunnel),
+            MeshType::Vxlan => PortKind::Vxlan(tunnel),
+            MeshType::Geneve => PortKind::Geneve(tunnel),
+        };
         PortSpec {
-            owner: self.owner,
-            bridge: self.bridge.clone(),
-            kind: match self.kind {
-                MeshType::Gre => PortKind::Gre(tunnel),
-                MeshType::Vxlan => PortKind::Vxlan(tunnel),
-                MeshType::Geneve => PortKind::Geneve(tunnel),
-            },
             vlan: self.vlan,
             trunks: self.trunks.clone(),
-            vlan_mode: None,
-            isolated: false,
             split_horizon_group: Some(mesh_group(mesh)),
-            no_learning: false,
-            no_flood: false,
-            max_macs: None,
-            flood_limit: None,
-            offload: OffloadMode::Auto,
-            labels: BTreeMap::new(),
+            ..PortSpec::new(self.owner, &self.bridge, kind)
         }
     }
 }

@@ -14,7 +14,7 @@ use super::tap::{DEFAULT_MTU, TapDevice, Wish};
 use crate::model::l3::{
     HostUplink, NatKind, NatSpec, OwnUplink, PortRange, Proto, SharedUplink, UplinkKind, UplinkSpec,
 };
-use crate::model::{AfpacketSpec, Desired, HostSpec, LinkSpec, OffloadMode, Owner, PortKind, PortSpec};
+use crate::model::{AfpacketSpec, Desired, HostSpec, LinkSpec, Owner, PortKind, PortSpec};
 use crate::net::host::HostRoute;
 use crate::net::{explain, session};
 use crate::validate::uplink::host_side;
@@ -335,22 +335,7 @@ fn host_port(name: &str, host: &HostUplink) -> PortSpec {
     let addresses = host.addresses.iter().filter_map(|net| host_side(host, net)).collect();
     let link = LinkSpec { addresses, gateways: Vec::new(), mac: other_mac(host), mtu: host.mtu };
     let ifname = Some(ifname(name, host).to_owned());
-    PortSpec {
-        owner: Owner::Cli,
-        bridge: String::new(),
-        kind: PortKind::Host(HostSpec { ifname, queues: None, link }),
-        vlan: None,
-        trunks: None,
-        vlan_mode: None,
-        isolated: false,
-        split_horizon_group: None,
-        no_learning: false,
-        no_flood: false,
-        max_macs: None,
-        flood_limit: None,
-        offload: OffloadMode::Auto,
-        labels: Default::default(),
-    }
+    PortSpec::new(Owner::Cli, "", PortKind::Host(HostSpec { ifname, queues: None, link }))
 }
 
 /// The two ends of the TAP have addresses that differ in their last bit.
