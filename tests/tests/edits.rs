@@ -111,8 +111,12 @@ fn ports_that_come_and_go_leave_nothing_behind() {
     for _ in 0..20 {
         round();
     }
-    let same = eventually(Duration::from_secs(5), || descriptors() == before);
-    assert!(same, "descriptors of daemon and keeper: {before:?} before, {:?} after", descriptors());
+    // Twenty rounds would leak twenty; fewer than before is a connection of the API that has ended since.
+    let no_more = eventually(Duration::from_secs(5), || {
+        let now = descriptors();
+        now.0 <= before.0 && now.1 <= before.1
+    });
+    assert!(no_more, "descriptors of daemon and keeper: {before:?} before, {:?} after", descriptors());
     assert_eq!(ns.interfaces(), [""; 0]);
     drop(stays);
 }
