@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::{Container, Kind, Lab, Netns, Opts};
+use crate::{Container, Kind, Lab, Netns, Opts, eventually};
 
 /// The gateway of `br0`.
 pub const GATEWAY4: &str = "10.7.255.254";
@@ -283,7 +283,13 @@ pub fn tcp_seen_as(from: &Netns, to: SocketAddr) -> SocketAddr {
 /// What the kernel says, also of ICMP errors; a timeout when nothing comes back.
 pub fn udp_ask(from: &Netns, bind: u16, to: SocketAddr, size: usize) -> std::io::Result<SocketAddr> {
     let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
-    let socket = from.enter(|| UdpSocket::bind(at(any, bind)))?;
+    // A child that another test forks holds our sockets until it execs: a port just given up may be taken yet.
+    let mut bound = Err(std::io::Error::from(ErrorKind::AddrInUse));
+    eventually(Duration::from_secs(2), || {
+        bound = from.enter(|| UdpSocket::bind(at(any, bind)));
+        !matches!(&bound, Err(e) if e.kind() == ErrorKind::AddrInUse)
+    });
+    let socket = bound?;
     socket.set_read_timeout(Some(Duration::from_millis(700)))?;
     socket.connect(to)?;
     let sent = vec![9u8; size];
