@@ -25,7 +25,7 @@ pub use l3::ct;
 pub use nat::nat;
 pub use port::port;
 pub use route::route;
-pub(crate) use tunnel::endpoint;
+pub(crate) use tunnel::{dst_port, endpoint};
 pub use tunnel::{mesh, untagged_only};
 pub use uplink::uplink;
 pub use vlan::{parse_trunks, port_config, vlan_mode};

@@ -68,7 +68,7 @@ impl IngressDrop {
         Ok(IngressDrop { method, fd })
     }
 
-    /// Drops TCP and UDP to the ports and addresses of `share` on an interface of the calling thread's
+    /// Drops TCP, UDP and tunnels to the ports and addresses of `share` on an interface of the calling thread's
     /// namespace, by [`Method::Tcx`] or else [`Method::Nft`], so that the host's stack does not answer with
     /// resets and "port unreachable". Everything else goes on as before.
     ///

@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use common::*;
+use rustix::net::sockopt::Timeout;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
 use trunkline_packet::Packet;
 use trunkline_ports::afpacket::AfPacket;
 use trunkline_ports::guard::{IngressDrop, Method, PortShare, Reservation, taken_ports};
@@ -62,6 +64,23 @@ fn answers(ns: &Netns, address: &str, port: u16) -> (bool, bool) {
     })
 }
 
+/// Whether a raw socket of the host's hears the client's GRE.
+fn hears_gre(ns: &Netns, address: &str) -> bool {
+    let to: IpAddr = address.parse().unwrap();
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let raw = || {
+        let protocol = rustix::net::Protocol::from_raw(47.try_into().unwrap());
+        rustix::net::socket(family, SocketType::RAW, Some(protocol)).unwrap()
+    };
+    let host = raw();
+    rustix::net::sockopt::set_socket_timeout(&host, Timeout::Recv, Some(Duration::from_millis(150))).unwrap();
+    inside(ns, || {
+        let to = SocketAddr::new(to, 0);
+        rustix::net::sendto(raw(), &[0, 0, 0x65, 0x58], SendFlags::empty(), &to).unwrap()
+    });
+    rustix::net::recv(&host, &mut [0; 99], RecvFlags::empty()).is_ok()
+}
+
 /// Whether a service of the host's can be reached.
 fn serves(ns: &Netns, port: u16) -> bool {
     ADDRESSES.iter().all(|address| {
@@ -101,7 +120,7 @@ fn keeps_ports_from_the_stack(method: Method) {
             result => drop(result.unwrap()),
         }
         let all = |port| ADDRESSES.map(|address| answers(&ns, address, port));
-        assert_eq!(all(INSIDE), [REFUSED; 3]);
+        assert!(eventually(|| all(INSIDE) == [REFUSED; 3]));
 
         let guard = attach(&share(RANGE)).unwrap();
         assert_eq!((guard.method(), guard.ifindex().unwrap()), (method, Some(ifindex)));
@@ -138,6 +157,16 @@ fn keeps_ports_from_the_stack(method: Method) {
         assert_eq!((all(6400)[0], all(6401)[0]), ((false, true), REFUSED));
         drop(several);
         assert!(eventually(|| all(6400) == [REFUSED; 3]));
+
+        // Tunnels.
+        let gre = || ADDRESSES.map(|address| hears_gre(&ns, address));
+        assert_eq!((gre(), all(4789)), ([true; 3], [REFUSED; 3]));
+        let tunnels = PortShare { tunnels: vec![(4789, 4789)], gre: true, ..share(RANGE) };
+        let several = attach(&tunnels).unwrap();
+        assert_eq!(gre(), [false, false, true]);
+        assert_eq!(all(4789), [(true, false), (true, false), REFUSED]);
+        drop(several);
+        assert!(eventually(|| (gre(), all(4789)) == ([true; 3], [REFUSED; 3])));
 
         // Another range in its place: never neither.
         let next = attach(&share((OUTSIDE, OUTSIDE))).unwrap();

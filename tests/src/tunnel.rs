@@ -35,6 +35,13 @@ pub fn uplink_host(underlay: &Underlay, n: u8) -> Lab {
     lab
 }
 
+/// Makes a lab host `n` whose interface `u0` is shared with the switch, as the uplink `up`.
+pub fn shared_host(underlay: &Underlay, n: u8) -> Lab {
+    let lab = host(underlay, n);
+    lab.ok(&["uplink", "add", "up", "--type", "shared", "--interface", "u0"]);
+    lab
+}
+
 /// A container whose MTU is the switch's business.
 pub fn container(lab: &Lab, port: &str) -> Container {
     container_with(lab, port, &[])

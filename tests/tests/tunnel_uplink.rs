@@ -1,7 +1,10 @@
 //! Tunnels over a port of the switch: outer addresses, ARP, routes and fragments in userspace, no kernel below.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use trunkline_tests::capture::{Capture, Direction};
+use trunkline_tests::internet::{Echo, tcp_seen_as, udp_seen_as};
 use trunkline_tests::ovs::Ovs;
 use trunkline_tests::transfer::{Transfer, assert_tcp, assert_udp_echo};
 use trunkline_tests::underlay::{Family, Underlay};
@@ -20,14 +23,33 @@ fn add(lab: &Lab, over_uplink: bool, line: &str, far: &str) {
     lab.ok(&args);
 }
 
-/// An uplink on one side; an uplink or sockets on the other.
-fn between_two(name: &str, family: Family, line: &str, far_uplink: bool) {
+/// What carries a host's tunnels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Sockets,
+    Own,
+    Shared,
+}
+
+impl By {
+    fn host(self, under: &Underlay, n: u8) -> Lab {
+        match self {
+            By::Sockets => tunnel::host(under, n),
+            By::Own => tunnel::uplink_host(under, n),
+            By::Shared => tunnel::shared_host(under, n),
+        }
+    }
+}
+
+/// A tunnel between two hosts.
+fn between_two(name: &str, family: Family, line: &str, by: [By; 2]) {
     eprintln!("{name}: {line}");
     let under = Underlay::switched(&format!("up-{name}"));
-    let one = tunnel::uplink_host(&under, 1);
-    let two = if far_uplink { tunnel::uplink_host(&under, 2) } else { tunnel::host(&under, 2) };
-    add(&one, true, line, &under.address(2, family).to_string());
-    add(&two, far_uplink, line, &under.address(1, family).to_string());
+    let (one, two) = (by[0].host(&under, 1), by[1].host(&under, 2));
+    add(&one, by[0] != By::Sockets, line, &under.address(2, family).to_string());
+    add(&two, by[1] != By::Sockets, line, &under.address(1, family).to_string());
+    // That a host's own stack complains is what nobody may see.
+    let complaints = Capture::start(&under.ns, "hub", Direction::Both, COMPLAINT);
     let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
     ping::assert_reaches(&a.ns, b.v4);
     ping::assert_reaches(&b.ns, a.v6);
@@ -36,21 +58,90 @@ fn between_two(name: &str, family: Family, line: &str, far_uplink: bool) {
     assert_udp_echo(&a.ns, &b.ns, b.v4, [1, 64, 1000, 1400, 8000, 60_000].into_iter());
     one.assert_conserved();
     two.assert_conserved();
+    let seen = complaints.stop_when_quiet(Duration::from_millis(200));
+    assert_eq!(seen.frames.len(), 0, "a host's own stack answered: {:x?}", seen.frames);
 }
+
+/// "Destination unreachable", but for "fragmentation needed"; the same of IPv6, and its "unknown next header".
+const COMPLAINT: &str = "(icmp[0] = 3 and icmp[1] != 4) or icmp6[0] = 1 or icmp6[0] = 4";
 
 #[test]
 fn two_uplinks() {
-    between_two("uu-vx4", Family::V4, "--type vxlan --vni 77", true);
-    between_two("uu-gre4", Family::V4, "--type gre --key 7 --csum --seq", true);
-    between_two("uu-gnv6", Family::V6, "--type geneve --vni 77", true);
+    let by = [By::Own, By::Own];
+    between_two("uu-vx4", Family::V4, "--type vxlan --vni 77", by);
+    between_two("uu-gre4", Family::V4, "--type gre --key 7 --csum --seq", by);
+    between_two("uu-gnv6", Family::V6, "--type geneve --vni 77", by);
 }
 
 #[test]
 fn an_uplink_and_sockets() {
-    between_two("us-vx6", Family::V6, "--type vxlan --vni 77", false);
-    between_two("us-gre4", Family::V4, "--type gre --key 7 --csum", false);
-    between_two("us-gnv4", Family::V4, "--type geneve --vni 77 --udp-csum", false);
-    between_two("us-bfd", Family::V4, "--type vxlan --vni 77 --bfd", false);
+    let by = [By::Own, By::Sockets];
+    between_two("us-vx6", Family::V6, "--type vxlan --vni 77", by);
+    between_two("us-gre4", Family::V4, "--type gre --key 7 --csum", by);
+    between_two("us-gnv4", Family::V4, "--type geneve --vni 77 --udp-csum", by);
+    between_two("us-bfd", Family::V4, "--type vxlan --vni 77 --bfd", by);
+}
+
+/// The host's address and routes, its kernel's sockets not.
+#[test]
+fn shared_uplinks() {
+    between_two("ss-vx4", Family::V4, "--type vxlan --vni 77 --bfd", [By::Shared, By::Shared]);
+    between_two("ss-gre6", Family::V6, "--type gre --key 7", [By::Shared, By::Sockets]);
+    between_two("ss-gre4", Family::V4, "--type gre --key 7 --csum --mtu 1500", [By::Shared, By::Own]);
+    between_two("ss-gnv6", Family::V6, "--type geneve --vni 77", [By::Shared, By::Sockets]);
+}
+
+/// What a tunnel over a shared uplink takes from the host, it takes alone and gives back.
+#[test]
+fn a_shared_uplink_and_the_host() {
+    let under = Underlay::routed("up-share");
+    let (one, two) = (tunnel::shared_host(&under, 1), tunnel::host(&under, 2));
+    let line = "--type vxlan --vni 77 --bfd";
+    let (near, far) = (under.address(1, Family::V4), under.address(2, Family::V4));
+    // A socket of the host's has the port.
+    let taken = one.ns.enter(|| UdpSocket::bind("0.0.0.0:4789")).expect("bind");
+    let args =
+        ["port", "add", "br0", "tun", "--type", "vxlan", "--vni", "77", "--underlay", "up", "--remote"];
+    let remote = far.to_string();
+    let args = [&args[..], &[&remote]].concat();
+    one.fails(&args, &["uplink up", "a process of this host uses port 4789"]);
+    drop(taken);
+    add(&one, true, line, &far.to_string());
+    add(&two, false, line, &near.to_string());
+    let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
+    ping::assert_reaches(&a.ns, b.v4);
+    // The host itself goes on: by the same address, also on other UDP ports.
+    let _service = Echo::start(&one.ns, 22);
+    ping::assert_reaches(&two.ns, near);
+    tcp_seen_as(&two.ns, SocketAddr::new(near, 22));
+    assert_eq!(udp_seen_as(&two.ns, SocketAddr::new(near, 22)).ip(), far);
+    // Sockets for the same port would hear nothing.
+    one.ok(&["bridge", "add", "br1"]);
+    let also = ["port", "add", "br1", "also", "--type", "vxlan", "--vni", "78", "--remote", "198.18.9.2"];
+    one.fails(&also, &["UDP port 4789", "shared with the host"]);
+    // A path that shrinks, as on any uplink.
+    let before = tunnel::mtu(&a);
+    let load = Transfer::start(&a.ns, &b.ns, b.v4, 40 * MIB, Some(15_000_000));
+    std::thread::sleep(Duration::from_millis(500));
+    under.set_mtu(2, 1400);
+    two.ns.sh("ip link set u0 mtu 1400");
+    load.assert_whole(Duration::from_secs(120), 40 * MIB);
+    tunnel::await_mtu(&one, &a, before - 100);
+    // To the sockets and back, while it runs.
+    one.ok(&["port", "set", "tun", "--underlay", "none"]);
+    ping::assert_reaches(&a.ns, b.v4);
+    one.ok(&["port", "set", "tun", "--underlay", "up"]);
+    ping::assert_reaches(&a.ns, b.v4);
+    one.assert_conserved();
+    // Given back.
+    one.ok(&["port", "del", "tun"]);
+    one.ok(&also);
+    one.ok(&["port", "del", "also"]);
+    let host = one.ns.enter(|| UdpSocket::bind("0.0.0.0:4789")).expect("bind");
+    host.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+    let client = two.ns.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    client.send_to(b"hello", (near, 4789)).expect("send");
+    assert_eq!(host.recv(&mut [0; 9]).expect("the port is the host's again"), 5);
 }
 
 #[test]

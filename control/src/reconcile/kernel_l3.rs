@@ -228,8 +228,11 @@ impl KernelWorld {
             closed.map(|(name, _)| name.clone()).collect::<Vec<_>>()
         };
         let renew = cut(&self.l3.desired) != cut(desired);
-        let Desired { bridges, gateways, uplinks, routes, nat, ct, .. } = desired.clone();
-        self.l3.desired = Desired { bridges, gateways, uplinks, routes, nat, ct, ..Desired::default() };
+        let Desired { bridges, ports, gateways, uplinks, routes, nat, ct, .. } = desired.clone();
+        let over_uplinks = |spec: &PortSpec| spec.kind.tunnel().is_some_and(|(_, t)| t.underlay.is_some());
+        let ports = ports.into_iter().filter(|(_, spec)| over_uplinks(spec)).collect();
+        self.l3.desired =
+            Desired { bridges, ports, gateways, uplinks, routes, nat, ct, ..Desired::default() };
         self.l3.down = down;
         if renew {
             self.renew_roles();

@@ -3,6 +3,7 @@
 //! It is realised as a whole from what is desired: [`L3World::set_l3`] makes the difference to what is
 //! there, or leaves everything as it was. To undo an edit is to set what was desired before.
 
+use super::uplinks::Published;
 use crate::model::l3::{
     CtCount, CtFilter, CtRow, GatewayStatus, LeaseRow, NatKind, NatStatus, NeighbourRow, RouteOrigin,
     RouteStatus, UplinkKind, UplinkStatus,
@@ -62,9 +63,11 @@ pub trait L3World {
     fn leases(&self) -> Vec<LeaseRow>;
 }
 
-/// Whether two desired states have the same layer 3.
+/// Whether two desired states have the same layer 3. Which tunnels go by an uplink is part of it: one that is
+/// shared keeps their ports from the host.
 pub(crate) fn same_l3(a: &Desired, b: &Desired) -> bool {
     (&a.gateways, &a.uplinks, &a.routes, &a.nat, &a.ct) == (&b.gateways, &b.uplinks, &b.routes, &b.nat, &b.ct)
+        && a.uplinks.keys().all(|uplink| Published::of(a, uplink) == Published::of(b, uplink))
 }
 
 /// Gateways with nothing observed: as desired, and up.

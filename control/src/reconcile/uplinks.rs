@@ -8,15 +8,17 @@ use trunkline_engine::PortIo;
 use trunkline_packet::{MacAddr, PortId};
 use trunkline_ports::afpacket::{AfPacket, Monitor};
 use trunkline_ports::guard::{IngressDrop, PortShare, Reservation, taken_ports};
+use trunkline_tunnel::Kind;
 
 use super::adopted::Adopted;
 use super::tap::{DEFAULT_MTU, TapDevice, Wish};
 use crate::model::l3::{
     HostUplink, NatKind, NatSpec, OwnUplink, PortRange, Proto, SharedUplink, UplinkKind, UplinkSpec,
 };
-use crate::model::{AfpacketSpec, Desired, HostSpec, LinkSpec, Owner, PortKind, PortSpec};
+use crate::model::{AfpacketSpec, Desired, HostSpec, LinkSpec, Owner, PortKind, PortSpec, TunnelSpec};
 use crate::net::host::HostRoute;
 use crate::net::{explain, session};
+use crate::validate::dst_port;
 use crate::validate::uplink::host_side;
 use crate::{Error, Result};
 
@@ -84,11 +86,13 @@ struct Loopback {
     _guard: IngressDrop,
 }
 
-/// Ports that the rules of an uplink publish.
+/// Ports of an uplink that its rules publish, and those of tunnels that it carries.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Published {
     tcp: Vec<(u16, u16)>,
     udp: Vec<(u16, u16)>,
+    tunnels: Vec<(u16, u16)>,
+    gre: bool,
     /// Those for which the docker plugin has a socket: it is the process that uses them.
     held: Vec<(u16, u16)>,
 }
@@ -106,11 +110,19 @@ impl Published {
                 }
             }
         }
+        for (kind, t) in carried(desired, uplink) {
+            let port = dst_port(kind, t);
+            match kind.is_udp() {
+                true if all.tunnels.contains(&(port, port)) => {}
+                true => all.tunnels.push((port, port)),
+                false => all.gre = true,
+            }
+        }
         all
     }
 
     fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
-        self.tcp.iter().chain(&self.udp).copied()
+        self.tcp.iter().chain(&self.udp).chain(&self.tunnels).copied()
     }
 
     /// Refuses ports that a process of the host has, of those that were not published before.
@@ -291,6 +303,15 @@ impl Uplink {
     }
 }
 
+/// Tunnels that an uplink carries.
+pub(super) fn carried<'a>(
+    desired: &'a Desired,
+    uplink: &'a str,
+) -> impl Iterator<Item = (Kind, &'a TunnelSpec)> {
+    let tunnels = desired.ports.values().filter_map(|spec| spec.kind.tunnel());
+    tunnels.filter(move |(_, t)| t.underlay.as_deref() == Some(uplink))
+}
+
 /// Name of the host's interface of an uplink of type host.
 pub(super) fn ifname<'a>(name: &'a str, host: &'a HostUplink) -> &'a str {
     host.interface.as_deref().unwrap_or(name)
@@ -391,7 +412,9 @@ fn share(spec: &SharedUplink, published: &Published, addresses: &[IpNet]) -> Por
     let addresses = addresses.iter().map(IpNet::addr).take(PortShare::MAX_ADDRESSES).collect();
     let mut share = PortShare::new(own, addresses);
     share.tcp.extend_from_slice(&published.tcp);
-    share.udp.extend_from_slice(&published.udp);
+    share.udp.extend(published.udp.iter().chain(&published.tunnels));
+    share.tunnels.clone_from(&published.tunnels);
+    share.gre = published.gre;
     share
 }
 

@@ -417,6 +417,7 @@ pub(super) fn split_horizon(spec: &PortSpec) -> Result<()> {
 /// states have their meshes' ports in them.
 pub(super) fn tables(old: &Desired, desired: &Desired) -> Result<()> {
     let mut underlays: BTreeMap<Option<&str>, (Vec<Endpoint>, Vec<&str>)> = BTreeMap::new();
+    let mut shared: Vec<(&str, Option<&str>, Kind, u16)> = Vec::new();
     let (kept, edited): (Vec<_>, Vec<_>) =
         desired.ports.iter().partition(|(name, spec)| old.ports.get(*name) == Some(*spec));
     for (name, spec) in kept.into_iter().chain(edited) {
@@ -424,6 +425,7 @@ pub(super) fn tables(old: &Desired, desired: &Desired) -> Result<()> {
         if let Some(uplink) = &t.underlay {
             underlay(desired, uplink, t).map_err(|e| e.within(owner(name)))?;
         }
+        on_host_addresses(desired, &mut shared, name, (kind, t)).map_err(|e| e.within(owner(name)))?;
         let (endpoints, names) = underlays.entry(t.underlay.as_deref()).or_default();
         let id = u16::try_from(names.len()).map_or(PortId::NONE, PortId);
         endpoints.push(endpoint(id, kind, t, spec).map_err(|e| e.within(owner(name)))?);
@@ -462,18 +464,50 @@ pub(super) fn tables(old: &Desired, desired: &Desired) -> Result<()> {
 /// Whether an uplink can carry a tunnel.
 fn underlay(desired: &Desired, uplink: &str, t: &TunnelSpec) -> Result<()> {
     let sockets = "without underlay the kernel's sockets are used";
-    let Some(spec) = desired.uplinks.get(uplink) else {
+    if !desired.uplinks.contains_key(uplink) {
         return Err(Error::not_found(format!("there is no uplink {uplink}"))
             .hint(format!("see: trunkline uplink list; {sockets}")));
-    };
-    if matches!(spec.kind, UplinkKind::Shared(_)) {
-        return Err(Error::invalid(format!("uplink {uplink} is shared with the host, which has its ports"))
-            .hint(format!("leave underlay out: {sockets}")));
     }
     if t.group.is_some() {
         return Err(Error::invalid("a group needs the kernel's sockets").hint("leave underlay out"));
     }
     Ok(())
+}
+
+/// What a shared uplink takes of the host's addresses, the kernel's sockets do not get: a UDP port, or GRE, is
+/// the one's or the other's. `before` are the tunnels that were looked at, by name, with their underlay.
+fn on_host_addresses<'a>(
+    desired: &'a Desired,
+    before: &mut Vec<(&'a str, Option<&'a str>, Kind, u16)>,
+    name: &'a str,
+    (kind, t): (Kind, &'a TunnelSpec),
+) -> Result<()> {
+    let by = t.underlay.as_deref();
+    let uplink = by.and_then(|uplink| desired.uplinks.get(uplink));
+    if by.is_some() && !uplink.is_some_and(|u| matches!(u.kind, UplinkKind::Shared(_))) {
+        return Ok(());
+    }
+    let port = dst_port(kind, t);
+    let same = |k: Kind, p: u16| k.is_udp() == kind.is_udp() && (!kind.is_udp() || p == port);
+    // Two shared uplinks have addresses of their own.
+    let other = before.iter().find(|(_, u, k, p)| (u.is_none() || by.is_none()) && *u != by && same(*k, *p));
+    if let Some((other, ..)) = other {
+        let (sockets, shared) = if by.is_none() { (name, *other) } else { (*other, name) };
+        let what = if kind.is_udp() { format!("UDP port {port}") } else { "GRE".to_owned() };
+        return Err(Error::conflict(format!(
+            "{what} is taken for {} by the kernel's sockets and for {} by an uplink shared with the host",
+            owner(sockets),
+            owner(shared)
+        ))
+        .hint("give both the same underlay, or leave it out of both"));
+    }
+    before.push((name, by, kind, port));
+    Ok(())
+}
+
+/// The UDP port of a tunnel, at both ends.
+pub(crate) fn dst_port(kind: Kind, t: &TunnelSpec) -> u16 {
+    t.dst_port.unwrap_or(Endpoint::new(PortId::NONE, kind, NetId::None).dst_port)
 }
 
 /// What a user calls the object that a port comes from.
@@ -503,13 +537,14 @@ pub(crate) fn endpoint(port: PortId, kind: Kind, t: &TunnelSpec, spec: &PortSpec
         (None, None) => Nets::One(NetId::None),
     };
     let default = Endpoint::new(port, kind, NetId::None);
+    let dst_port = dst_port(kind, t);
     Ok(Endpoint {
         local: t.local,
         group: t.group,
         // The group stands for all who listen to it; others are sent to one by one.
         remotes: t.group.iter().chain(&t.remotes).copied().collect(),
         nets,
-        dst_port: t.dst_port.unwrap_or(default.dst_port),
+        dst_port,
         tos: match t.tos {
             Some(Inherit::Inner) => Tos::Inherit,
             Some(Inherit::Fixed(tos)) => Tos::Fixed(tos),

@@ -1,5 +1,5 @@
 //! Dropping by nf_tables: a chain on the interface's netdev ingress hook, empty and of policy drop, or with a
-//! rule for each address and protocol of a range of ports.
+//! rule for each address and range of ports, or protocol.
 //!
 //! Its table has the owner flag: it belongs to the netlink socket that made it, nobody else can change or
 //! flush it, and it goes when the last descriptor of the socket is closed. One socket has one table, named
@@ -125,16 +125,18 @@ fn open(ifindex: u32, share: Option<&PortShare>) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Adds a rule for every address, protocol and range.
+/// Adds a rule for every address, protocol and range, and for GRE.
 fn rules(batch: &mut Requests, table: &[u8], share: &PortShare) {
-    let protocols = [(libc::IPPROTO_TCP, &share.tcp), (libc::IPPROTO_UDP, &share.udp)];
+    let ported = [(libc::IPPROTO_TCP, &share.tcp), (libc::IPPROTO_UDP, &share.udp)];
+    let ported = ported.iter().flat_map(|(protocol, ranges)| ranges.iter().map(|r| (*protocol, Some(*r))));
+    let gre = share.gre.then_some((libc::IPPROTO_GRE, None));
+    let all: Vec<_> = ported.chain(gre).collect();
     for address in &share.addresses {
         let (ethertype, octets, at) = match address {
             IpAddr::V4(a) => (libc::ETH_P_IP, a.octets().to_vec(), 16),
             IpAddr::V6(a) => (libc::ETH_P_IPV6, a.octets().to_vec(), 24),
         };
-        let all = protocols.iter().flat_map(|(protocol, ranges)| ranges.iter().map(move |r| (*protocol, r)));
-        for (protocol, (low, high)) in all {
+        for &(protocol, ports) in &all {
             push(batch, NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |m| {
                 m.attribute(RULE_TABLE, table);
                 m.attribute(RULE_CHAIN, CHAIN);
@@ -147,8 +149,10 @@ fn rules(batch: &mut Requests, table: &[u8], share: &PortShare) {
                     equals(m, &octets);
                     meta(m, META_L4PROTO);
                     equals(m, &[protocol as u8]);
-                    payload(m, TRANSPORT_HEADER, 2, 2);
-                    between(m, &low.to_be_bytes(), &high.to_be_bytes());
+                    if let Some((low, high)) = ports {
+                        payload(m, TRANSPORT_HEADER, 2, 2);
+                        between(m, &low.to_be_bytes(), &high.to_be_bytes());
+                    }
                     verdict(m, DROP);
                 });
             });

@@ -6,6 +6,9 @@
 //! ICMP queries with an identifier of ours, ICMP errors about packets from these ports, and fragments,
 //! which do not tell. The stack ignores all of these by itself, since it knows no such query, connection or
 //! first fragment.
+//!
+//! Tunnels are sent *to* the same port at both ends, from any port: of them, what is for the port is the
+//! switch's, and errors about what was sent to it. GRE has no ports: all of it is the switch's, or none.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +18,7 @@ use super::program::Cond::{Bits, Eq, Ge, Gt};
 use super::program::Op::{
     Add, AddX, And, FromX, Goto, Here, If, Load, LoadX, Restore, Save, Shl, Tagged, ToX, Verdict,
 };
-use super::program::{Label, Program};
+use super::program::{Label, Op, Program};
 use crate::sys;
 
 /// Ports that the switch has on addresses which are otherwise the host's. Ranges include both ends, and may
@@ -28,6 +31,10 @@ pub struct PortShare {
     pub udp: Vec<(u16, u16)>,
     /// Identifiers of ICMP and ICMPv6 queries.
     pub icmp: Vec<(u16, u16)>,
+    /// UDP ports that tunnels are received on and sent to.
+    pub tunnels: Vec<(u16, u16)>,
+    /// GRE.
+    pub gre: bool,
     /// The addresses, at most [`PortShare::MAX_ADDRESSES`].
     pub addresses: Vec<IpAddr>,
 }
@@ -49,6 +56,7 @@ const TCP: u32 = libc::IPPROTO_TCP as u32;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
 const ICMP: u32 = libc::IPPROTO_ICMP as u32;
 const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
+const GRE: u32 = libc::IPPROTO_GRE as u32;
 const FRAGMENT: u32 = libc::IPPROTO_FRAGMENT as u32;
 /// Extension headers that count their length in eight bytes behind the first eight.
 const OPTIONS: [u32; 3] =
@@ -73,12 +81,13 @@ impl PortShare {
     /// The most ranges of a kind, after those that touch have been joined.
     pub const MAX_RANGES: usize = 64;
 
-    /// The same range of all three.
+    /// The same range of TCP, UDP and ICMP, and no tunnels.
     pub fn new(ports: (u16, u16), addresses: Vec<IpAddr>) -> PortShare {
-        PortShare { tcp: vec![ports], udp: vec![ports], icmp: vec![ports], addresses }
+        let [tcp, udp, icmp] = [(); 3].map(|()| vec![ports]);
+        PortShare { tcp, udp, icmp, addresses, ..PortShare::default() }
     }
 
-    /// The same with its ranges in order and apart.
+    /// The same with its ranges in order and apart; those of tunnels are among UDP's, too.
     ///
     /// # Errors
     /// `InvalidInput` when it makes no sense.
@@ -90,8 +99,10 @@ impl PortShare {
         } else {
             return Ok(PortShare {
                 tcp: ranges(&self.tcp)?,
-                udp: ranges(&self.udp)?,
+                udp: ranges(&[&self.udp[..], &self.tunnels].concat())?,
                 icmp: ranges(&self.icmp)?,
+                tunnels: ranges(&self.tunnels)?,
+                gre: self.gre,
                 addresses: self.addresses.clone(),
             });
         };
@@ -111,9 +122,9 @@ impl PortShare {
         // What has a tag is for a VLAN interface of the host's.
         p.add([Tagged, If(Bits, 1, no), Load(2, 12), If(Eq, ETH_P_IP, v4), If(Eq, ETH_P_IPV6, v6), Goto(no)]);
         p.add([Here(v4)]);
-        share.v4(&mut p, no, fragment);
+        share.v4(&mut p, yes, no, fragment);
         p.add([Goto(transport), Here(v6)]);
-        share.v6(&mut p, no, fragment, transport);
+        share.v6(&mut p, [yes, no], fragment, transport);
         p.add([Here(transport)]);
         share.transport(&mut p, whom, yes, no);
         // Only the first fragment has ports. The stack makes nothing of the others without it.
@@ -128,7 +139,12 @@ impl PortShare {
         Ok(p)
     }
 
-    fn v4(&self, p: &mut Program, no: Label, fragment: Label) {
+    /// GRE's fragments say that they are GRE.
+    fn gre(&self, yes: Label) -> Option<Op> {
+        self.gre.then_some(If(Eq, GRE, yes))
+    }
+
+    fn v4(&self, p: &mut Program, yes: Label, no: Label, fragment: Label) {
         let ours = p.label();
         p.add([Load(4, ETH + 16)]);
         for address in &self.addresses {
@@ -137,11 +153,13 @@ impl PortShare {
             }
         }
         p.add([Goto(no), Here(ours)]);
-        p.add([Load(1, ETH + 9), Save, Load(1, ETH), And(0xf), Shl(2), Add(ETH), ToX]);
+        p.add([Load(1, ETH + 9), Save]);
+        p.add(self.gre(yes));
+        p.add([Load(1, ETH), And(0xf), Shl(2), Add(ETH), ToX]);
         p.add([Load(2, ETH + 6), If(Bits, 0x1fff, fragment)]);
     }
 
-    fn v6(&self, p: &mut Program, no: Label, fragment: Label, transport: Label) {
+    fn v6(&self, p: &mut Program, [yes, no]: [Label; 2], fragment: Label, transport: Label) {
         let ours = p.label();
         for address in &self.addresses {
             let IpAddr::V6(a) = address else { continue };
@@ -160,7 +178,9 @@ impl PortShare {
             p.add([Goto(transport), Here(options)]);
             p.add([LoadX(1, 0), Save, LoadX(1, 1), Add(1), Shl(3), AddX, ToX, Goto(next)]);
             // A first fragment has offset 0.
-            p.add([Here(fragments), LoadX(2, 2), If(Bits, 0xfff8, fragment), LoadX(1, 0), Save]);
+            p.add([Here(fragments), LoadX(1, 0), Save]);
+            p.add(self.gre(yes));
+            p.add([LoadX(2, 2), If(Bits, 0xfff8, fragment)]);
             p.add([FromX, Add(8), ToX, Here(next)]);
         }
     }
@@ -170,8 +190,9 @@ impl PortShare {
         let [tcp, udp, icmp] = [(); 3].map(|()| p.label());
         let [to_tcp, to_udp] = [(); 2].map(|()| p.label());
         p.add([Restore, If(Eq, TCP, to_tcp), If(Eq, UDP, to_udp)]);
+        p.add(self.gre(yes));
         if whom == Whom::Socket {
-            Self::icmp(p, [tcp, udp, icmp], no);
+            self.icmp(p, [tcp, udp, icmp], [yes, no]);
         }
         p.add([Goto(no), Here(to_tcp), LoadX(2, 2), Goto(tcp), Here(to_udp), LoadX(2, 2), Goto(udp)]);
         for (label, ranges) in [(tcp, &self.tcp), (udp, &self.udp), (icmp, &self.icmp)] {
@@ -185,7 +206,7 @@ impl PortShare {
     }
 
     /// For a protocol other than TCP and UDP.
-    fn icmp(p: &mut Program, [tcp, udp, icmp]: [Label; 3], no: Label) {
+    fn icmp(&self, p: &mut Program, [tcp, udp, icmp]: [Label; 3], [yes, no]: [Label; 2]) {
         let [v4, v6, reply, error, error6] = [(); 5].map(|()| p.label());
         p.add([If(Eq, ICMP, v4), If(Eq, ICMPV6, v6), Goto(no)]);
         p.add([Here(v4), LoadX(1, 0)]);
@@ -203,8 +224,14 @@ impl PortShare {
         p.add([Restore, If(Eq, FRAGMENT, fragment), Goto(embedded)]);
         p.add([Here(fragment), LoadX(1, 0), Save, FromX, Add(8), ToX]);
         p.add([Here(embedded), Restore, If(Eq, TCP, from_tcp), If(Eq, UDP, from_udp)]);
-        p.add([If(Eq, ICMP, reply), If(Eq, ICMPV6, reply), Goto(no)]);
-        p.add([Here(from_tcp), LoadX(2, 0), Goto(tcp), Here(from_udp), LoadX(2, 0), Goto(udp)]);
+        p.add([If(Eq, ICMP, reply), If(Eq, ICMPV6, reply)]);
+        p.add(self.gre(yes));
+        p.add([Goto(no), Here(from_tcp), LoadX(2, 0), Goto(tcp), Here(from_udp), LoadX(2, 2)]);
+        for &(low, high) in &self.tunnels {
+            let above = p.label();
+            p.add([If(Gt, high.into(), above), If(Ge, low.into(), yes), Here(above)]);
+        }
+        p.add([LoadX(2, 0), Goto(udp)]);
         p.add([Here(reply), LoadX(2, IDENTIFIER), Goto(icmp)]);
     }
 }
@@ -446,6 +473,48 @@ mod tests {
         let filter = Filter::new(&share, Whom::Socket);
         assert!(filter.takes(&v4("192.0.2.1", 17, 0, 0, &ports(1, 6409))));
         assert!(!filter.takes(&v4("192.0.2.1", 17, 0, 0, &ports(1, 6410))));
+    }
+
+    #[test]
+    fn tunnels_are_ours_whatever_port_they_come_from() {
+        let share = PortShare { tunnels: vec![(4789, 4789), (6081, 6081)], gre: true, ..share() };
+        let (stack, socket) = (Filter::new(&share, Whom::Stack), Filter::new(&share, Whom::Socket));
+        let (a4, a6) = ("192.0.2.1", "2001:db8::1");
+        let both = |frame: &[u8], expected: bool| {
+            assert_eq!((stack.takes(frame), socket.takes(frame)), (expected, expected), "{frame:x?}");
+        };
+        let errors = |about4: &[u8], about6: &[u8], expected: bool| {
+            let frames = [v4(a4, 1, 0, 0, &error(3, about4)), v6(a6, 58, &error(2, about6))];
+            for frame in frames {
+                assert!(!stack.takes(&frame), "{frame:x?}");
+                assert_eq!(socket.takes(&frame), expected, "{frame:x?}");
+            }
+        };
+        for (port, ours) in [(4788, false), (4789, true), (4790, false), (6081, true), (40500, true)] {
+            both(&v4(a4, 17, 0, 0, &ports(50000, port)), ours);
+            both(&v6(a6, 17, &ports(50000, port)), ours);
+            both(&v4("192.0.2.3", 17, 0, 0, &ports(50000, port)), false);
+            // Errors: about what was sent to the port of a tunnel.
+            let sent = ports(50000, port);
+            let about = (v4("203.0.113.9", 17, 0, 0, &sent), v6("2001:db8::9", 17, &sent));
+            errors(&about.0, &about.1, ours && port != 40500);
+        }
+        // Not TCP.
+        both(&v4(a4, 6, 0, 0, &ports(50000, 4789)), false);
+        // GRE: all of it, later fragments too.
+        for (offset, next) in [(0, 0u8), (100, 1), (0x2000, 0)] {
+            both(&v4(a4, 47, 0, offset, &[0; 8]), true);
+            both(&v6(a6, 44, &[&[47, 0, next, 0, 0, 0, 0, 0][..], &[0; 8]].concat()), true);
+        }
+        both(&v6(a6, 47, &[0; 8]), true);
+        both(&v6("2001:db8:1::1", 47, &[0; 8]), false);
+        errors(&v4("203.0.113.9", 47, 0, 0, &[0; 8]), &v6("2001:db8::9", 47, &[0; 8]), true);
+        // Without GRE none of it.
+        let share = PortShare { gre: false, ..share };
+        let (stack, socket) = (Filter::new(&share, Whom::Stack), Filter::new(&share, Whom::Socket));
+        let gre = v4(a4, 47, 0, 0, &[0; 8]);
+        let about = v4(a4, 1, 0, 0, &error(3, &v4("203.0.113.9", 47, 0, 0, &[0; 8])));
+        assert!(![&stack, &socket].iter().any(|f| f.takes(&gre) || f.takes(&about)));
     }
 
     #[test]

@@ -161,6 +161,33 @@ fn vlans_do_not_come_out_mixed() {
 
 const TWO: &str = "[bridge.b]\n[port.one]\nbridge='b'\ntype='vxlan'\nvni=7\nremotes=['192.0.2.2']\n";
 
+/// A shared uplink keeps from the kernel's sockets what its tunnels take.
+#[test]
+fn a_shared_uplink_and_the_sockets_do_not_share_a_udp_port_or_gre() {
+    let port =
+        |name: &str, lines: &str| format!("[port.{name}]\nbridge='b'\nremotes=['192.0.2.2']\n{lines}\n");
+    let check = |ports: &[String]| {
+        let ups = "[bridge.b]\n[uplink.up]\ntype='shared'\n[uplink.own]\ntype='own'\ninterface='eth1'\n\
+                   addresses=['198.51.100.1/24']\n";
+        let text = desired(&(ups.to_owned() + &ports.concat())).and_then(|d| validate(&d));
+        text.map_or_else(|e| e.to_string(), |()| String::new())
+    };
+    let over = "type='vxlan'\nvni=1\nunderlay='up'";
+    assert_eq!(check(&[port("a", over), port("b", "type='vxlan'\nvni=2\nunderlay='up'")]), "");
+    assert_eq!(check(&[port("a", over), port("b", "type='vxlan'\nvni=2\ndst-port=4790")]), "");
+    assert_eq!(check(&[port("a", over), port("b", "type='vxlan'\nvni=2\nunderlay='own'")]), "");
+    assert_eq!(check(&[port("a", over), port("b", "type='gre'\nkey=2")]), "");
+    let says = check(&[port("a", over), port("b", "type='vxlan'\nvni=2")]);
+    let expected = "port b: UDP port 4789 is taken for port b by the kernel's sockets and for port a by an uplink \
+                    shared with the host; give both the same underlay, or leave it out of both";
+    assert_eq!(says, expected);
+    let says = check(&[port("a", "type='gre'\nkey=1"), port("b", "type='nvgre'\nvni=2\nunderlay='up'")]);
+    assert!(
+        says.starts_with("port b: GRE is taken for port a by the kernel's sockets and for port b"),
+        "{says}"
+    );
+}
+
 #[test]
 fn tunnels_that_would_take_the_same_packets_are_refused() {
     let old = desired(TWO).unwrap();
