@@ -508,7 +508,11 @@ pub(crate) enum ContainerCommand {
   trunkline container attach web br0 --address 10.7.0.1/24
   trunkline container attach web br0 --ifname eth2 --vlan 10 --address 10.8.0.1/24 --gateway 10.8.0.254
   trunkline container attach pid:4711 br0
-  trunkline container attach netns:blue br0 --ifname eth0")]
+  trunkline container attach netns:blue br0 --ifname eth0
+  trunkline container attach web br0 --address 10.7.0.1/24 --follow
+
+With --follow the interface comes back whenever the container is started again, with the same addresses and MAC
+address, until 'container detach'. The container may be stopped now.")]
     Attach {
         /// A docker or podman container, pid:N, netns:NAME, or a namespace's path
         #[arg(value_name = "CONTAINER")]
@@ -516,6 +520,9 @@ pub(crate) enum ContainerCommand {
         /// Name of the bridge
         #[arg(value_name = "BRIDGE")]
         bridge: String,
+        /// Attach it again after every restart of the container, or when the namespace is made anew
+        #[arg(long)]
+        follow: bool,
         #[command(flatten)]
         options: Box<PortOptions>,
     },

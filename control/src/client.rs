@@ -446,7 +446,7 @@ impl Watch {
 }
 
 /// One part of a path or query, percent-encoded (RFC 3986 §2.3).
-fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         match b {

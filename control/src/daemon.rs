@@ -20,6 +20,7 @@ use trunkline_ports::inherited::inherited;
 use crate::controller::{Controller, Running};
 use crate::docker::Plugin;
 use crate::files;
+use crate::follow;
 use crate::keeper::{self, Launch};
 use crate::reconcile::{KernelWorld, Notice};
 use crate::rundir::{DAEMON_LOCK, Lock, api_socket, is_short_enough, listen_privately};
@@ -174,6 +175,7 @@ impl Daemon {
             plugin.enable(socket).await?;
         }
         tokio::spawn(plugin.clone().run());
+        tokio::spawn(follow::run(self.controller.clone()));
         tracing::info!(socket = %self.socket.display(), "ready");
         notify(&[NotifyState::Ready]);
         self.serve_api(plugin.clone(), listener, shutdown).await.map_err(|e| failed("the API failed", &e))

@@ -133,6 +133,9 @@ fn portable(desired: &Desired) -> Desired {
     for port in desired.ports.values_mut() {
         if let PortKind::Tap(tap) = &mut port.kind {
             tap.netns_id = None;
+            if tap.follow.is_some() {
+                tap.netns = None;
+            }
         }
     }
     desired

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod docker;
 pub mod error;
 pub mod files;
+mod follow;
 pub mod keeper;
 pub mod model;
 mod net;

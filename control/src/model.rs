@@ -4,6 +4,7 @@
 //! which keys each object has, so that a misspelt one is refused by name.
 
 pub mod docker;
+pub mod follow;
 pub mod keys;
 pub mod l3;
 mod l3keys;
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use follow::Follow;
 pub use tunnel::{InnerVlan, MeshPeer, MeshSpec, MeshStatus, MeshType, PeerStatus, TunnelSpec};
 
 /// Who made an object. Only the same owner's `apply` removes it.
@@ -257,6 +259,10 @@ pub struct TapSpec {
     /// daemon. A namespace with another identity is not the same container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns_id: Option<String>,
+    /// Whose namespace it is in. The daemon finds out where that is and sets `netns` and `netns_id`, again
+    /// whenever it is another one; while there is none, the port is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follow: Option<Follow>,
     /// Name of the interface, at most 15 bytes; absent: the port's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,

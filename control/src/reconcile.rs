@@ -34,6 +34,7 @@ mod world;
 
 pub use l3::L3World;
 pub(crate) use l3::same_l3;
+pub(crate) use tap::namespace_id;
 pub(crate) use world::KernelWorld;
 
 /// The engine and the kernel, as the controller sees them. Calls may block for some milliseconds.
@@ -120,6 +121,13 @@ pub enum Notice {
     Engine(trunkline_engine::EngineEvent),
     /// The keeper process is gone.
     KeeperGone,
+    /// What a port follows was looked for.
+    Followed {
+        /// Name of the port.
+        port: String,
+        /// Why it is not there; absent: it is there.
+        away: Option<Error>,
+    },
     /// Links, addresses, routes or neighbours of the host changed; or else it is time to see whether somebody
     /// asks for a neighbour.
     HostNetwork {
@@ -159,6 +167,16 @@ pub(crate) fn needs_new_interface(name: &str, old: &PortSpec, new: &PortSpec) ->
 /// `new` does not say.
 pub(crate) fn inherit(old: &PortSpec, new: &mut PortSpec) {
     match (&old.kind, &mut new.kind) {
+        // Where it is at the moment is the daemon's to say.
+        (PortKind::Tap(a), PortKind::Tap(b)) if b.netns.is_none() && b.follow.is_some() => {
+            if a.follow == b.follow {
+                b.netns.clone_from(&a.netns);
+                b.netns_id.clone_from(&a.netns_id);
+            }
+            if b.link.mac.is_none() {
+                b.link.mac.clone_from(&a.link.mac);
+            }
+        }
         // Another namespace: what the old one was says nothing.
         (PortKind::Tap(a), PortKind::Tap(b)) if a.netns != b.netns && a.netns_id == b.netns_id => {
             b.netns_id = None;

@@ -12,6 +12,7 @@ mod tunnel;
 pub(crate) mod uplink;
 mod vlan;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use trunkline_packet::MacAddr;
@@ -177,7 +178,7 @@ fn interfaces(old: &Desired, desired: &Desired) -> Result<()> {
         desired.ports.iter().partition(|(name, spec)| old.ports.get(*name) == Some(*spec));
     for (name, spec) in kept.into_iter().chain(edited) {
         let Some((netns, ifname)) = interface(name, spec) else { continue };
-        if let Some(other) = seen.insert((netns, ifname), name) {
+        if let Some(other) = seen.insert((netns.clone(), ifname), name) {
             let place = netns.map_or_else(String::new, |n| format!(" in namespace {n}"));
             return Err(Error::conflict(format!(
                 "port {name}: interface {ifname}{place} is port {other}'s already"
@@ -189,14 +190,16 @@ fn interfaces(old: &Desired, desired: &Desired) -> Result<()> {
 }
 
 /// The interface a port takes: its namespace (`None`: the daemon's) and name.
-fn interface<'a>(name: &'a str, spec: &'a PortSpec) -> Option<(Option<&'a str>, &'a str)> {
+fn interface<'a>(name: &'a str, spec: &'a PortSpec) -> Option<(Option<Cow<'a, str>>, &'a str)> {
     match &spec.kind {
         PortKind::Tap(tap) => {
             let netns = tap.netns_id.as_deref().or(tap.netns.as_deref()).map(|netns| {
                 let named =
                     netns.strip_prefix("/var/run/netns/").or_else(|| netns.strip_prefix("/run/netns/"));
-                named.unwrap_or(netns)
+                Cow::from(named.unwrap_or(netns))
             });
+            // One that is not there now is nobody else's.
+            let netns = netns.or_else(|| tap.follow.as_ref().map(|f| f.to_string().into()));
             Some((netns, tap.ifname.as_deref().unwrap_or(name)))
         }
         PortKind::Host(host) => Some((None, host.ifname.as_deref().unwrap_or(name))),

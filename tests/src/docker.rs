@@ -32,12 +32,7 @@ impl Docker {
 
     fn start_in(ns: Option<&Netns>, args: &[&str]) -> Docker {
         crate::require_sandbox();
-        static CGROUPS: std::sync::Once = std::sync::Once::new();
-        CGROUPS.call_once(|| {
-            if !Path::new("/sys/fs/cgroup/cgroup.procs").exists() {
-                cmd::sh("mount -t cgroup2 none /sys/fs/cgroup");
-            }
-        });
+        mount_cgroups();
         let dir = TempDir::new().expect("temporary directory");
         let args = args.iter().map(|s| s.to_string()).collect();
         let mut docker = Docker { engine: None, ns: ns.map(|ns| ns.name().to_owned()), args, dir };
@@ -94,17 +89,7 @@ impl Docker {
 
     /// No image can be pulled: makes one of the machine's static busybox.
     fn import(&self) {
-        let root = self.dir.path().join("image");
-        let bin = root.join("bin");
-        std::fs::create_dir_all(&bin).expect("image directory");
-        std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static");
-        for applet in ["sh", "sleep", "ping", "ip", "nc", "wget", "cat", "true", "arping"] {
-            std::os::unix::fs::symlink("busybox", bin.join(applet)).expect("symlink");
-        }
-        let (tar, root) = (self.dir.path().join("image.tar"), root.to_str().expect("utf-8"));
-        let tar = tar.to_str().expect("utf-8");
-        cmd::ok("tar", &["-C", root, "-cf", tar, "."]);
-        self.ok(&["import", tar, "bb"]);
+        self.ok(&["import", &busybox(self.dir.path()), "bb"]);
     }
 
     /// The value of DOCKER_HOST that leads to it.
@@ -184,6 +169,31 @@ impl Docker {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.file("log")).unwrap_or_default()
     }
+}
+
+/// The sandbox has a /sys of its own, without what container runtimes need.
+pub(crate) fn mount_cgroups() {
+    static CGROUPS: std::sync::Once = std::sync::Once::new();
+    CGROUPS.call_once(|| {
+        if !Path::new("/sys/fs/cgroup/cgroup.procs").exists() {
+            cmd::sh("mount -t cgroup2 none /sys/fs/cgroup");
+        }
+    });
+}
+
+/// A tar of a file system with busybox, made in `dir`; returns its path.
+pub(crate) fn busybox(dir: &Path) -> String {
+    let root = dir.join("image");
+    let bin = root.join("bin");
+    std::fs::create_dir_all(&bin).expect("image directory");
+    std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static");
+    for applet in ["sh", "sleep", "ping", "ip", "nc", "wget", "cat", "true", "arping", "httpd"] {
+        std::os::unix::fs::symlink("busybox", bin.join(applet)).expect("symlink");
+    }
+    let (tar, root) = (dir.join("image.tar"), root.to_str().expect("utf-8"));
+    let tar = tar.to_str().expect("utf-8");
+    cmd::ok("tar", &["-C", root, "-cf", tar, "."]);
+    tar.to_owned()
 }
 
 impl Default for Docker {

@@ -20,6 +20,7 @@ pub mod netns;
 pub mod ovs;
 pub mod pair;
 pub mod ping;
+pub mod podman;
 pub mod raw;
 pub mod scapy;
 pub mod transfer;

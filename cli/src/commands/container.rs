@@ -8,7 +8,8 @@ use std::process::Command;
 
 use serde_json::{Map, Value};
 use trunkline_control::Error;
-use trunkline_control::model::PortStatus;
+use trunkline_control::model::follow::ENGINE_SOCKET;
+use trunkline_control::model::{Follow, PortState, PortStatus};
 use trunkline_control::validate::MAX_NAME;
 
 use super::{Context, Outcome, port, topology};
@@ -19,13 +20,14 @@ const LABEL: &str = "container";
 const IFNAME_LABEL: &str = "ifname";
 
 /// The programs that are asked for a container's pid, in this order.
-const RUNTIMES: [&str; 2] = ["docker", "podman"];
+const RUNTIMES: [&str; 2] = [DOCKER, "podman"];
+const DOCKER: &str = "docker";
 
 pub(super) async fn run(context: &Context<'_>, command: ContainerCommand) -> Outcome {
     let Context { client, out } = context;
     match command {
-        ContainerCommand::Attach { container, bridge, options } => {
-            attach(context, &container, &bridge, *options).await
+        ContainerCommand::Attach { container, bridge, follow, options } => {
+            attach(context, &container, &bridge, follow, *options).await
         }
         ContainerCommand::Detach { container, ifname } => {
             let ports = client.ports(None).await?;
@@ -49,7 +51,13 @@ pub(super) async fn run(context: &Context<'_>, command: ContainerCommand) -> Out
     }
 }
 
-async fn attach(context: &Context<'_>, container: &str, bridge: &str, mut options: PortOptions) -> Outcome {
+async fn attach(
+    context: &Context<'_>,
+    container: &str,
+    bridge: &str,
+    follow: bool,
+    mut options: PortOptions,
+) -> Outcome {
     if options.netns.is_some() {
         return Err(Error::invalid("--netns does not go with a container")
             .hint(format!("the container says where: trunkline container attach netns:NAME {bridge}"))
@@ -61,12 +69,25 @@ async fn attach(context: &Context<'_>, container: &str, bridge: &str, mut option
     };
     let name = port_name(container, &ifname);
     options.ifname = Some(Setting::To(ifname.clone().into()));
-    options.netns = Some(Setting::To(namespace(container)?.into()));
+    let mut patch = options.patch();
+    let place = namespace(container)?;
+    if follow {
+        patch.insert("follow".into(), follow_of(container, &place)?.to_string().into());
+    }
+    match place {
+        Place::Namespace(netns) => _ = patch.insert("netns".into(), netns.into()),
+        Place::Container(_, Some(pid)) => _ = patch.insert("netns".into(), pid.to_string().into()),
+        Place::Container(_, None) if follow => {}
+        Place::Container(runtime, None) => return Err(stopped(runtime, container).into()),
+    }
     let mut labels = Map::new();
     labels.insert(LABEL.into(), container.into());
     labels.insert(IFNAME_LABEL.into(), ifname.into());
-    let spec = port::spec(&name, bridge, PortType::Tap, options.patch(), labels)?;
+    let spec = port::spec(&name, bridge, PortType::Tap, patch, labels)?;
     let made = context.client.add_port(&name, &spec).await?;
+    if made.state == PortState::Down {
+        eprintln!("trunkline: it is attached when it is there: {}", made.reason);
+    }
     context.out.print(&format!("{}\n", made.name))
 }
 
@@ -84,34 +105,83 @@ fn port_name(container: &str, ifname: &str) -> String {
     format!("{}-{ifname}", &container[..container.len().min(room)])
 }
 
-/// What to tell the daemon of where the container is.
-fn namespace(container: &str) -> Result<String, Error> {
+/// Where a container is.
+#[derive(Debug, PartialEq)]
+enum Place {
+    /// What to tell the daemon.
+    Namespace(String),
+    /// The runtime that has it, and its first process if it runs.
+    Container(&'static str, Option<u32>),
+}
+
+fn stopped(runtime: &str, container: &str) -> Error {
+    Error::conflict(format!("container {container} is not running"))
+        .hint(format!("start it first: {runtime} start {container}; or give --follow"))
+}
+
+/// What the daemon is to follow.
+fn follow_of(container: &str, place: &Place) -> Result<Follow, Error> {
+    match place {
+        Place::Namespace(netns) if !container.starts_with("pid:") => format!("netns:{netns}").parse(),
+        Place::Namespace(_) => Err(Error::invalid("a process that has ended does not come back")
+            .hint("to follow it, give the container's name, netns:NAME or a path")),
+        Place::Container(DOCKER, _) => {
+            let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+            follow_docker(container, &host)
+        }
+        Place::Container(runtime, _) => format!("{runtime}:{container}").parse(),
+    }
+}
+
+/// The engine that `docker` talks to is the one to follow.
+fn follow_docker(container: &str, host: &str) -> Result<Follow, Error> {
+    let socket = match (host, host.strip_prefix("unix://")) {
+        ("", _) => None,
+        (_, Some(socket)) => Some(socket),
+        (_, None) => {
+            return Err(Error::invalid(format!("containers of {host} cannot be followed"))
+                .hint("DOCKER_HOST must be a socket of this machine: unix:///run/docker.sock"));
+        }
+    };
+    // As docker itself spells the default.
+    let socket = socket.filter(|s| ![ENGINE_SOCKET, "/var/run/docker.sock"].contains(s));
+    let at = socket.map_or_else(String::new, |socket| format!("@{socket}"));
+    format!("{DOCKER}:{container}{at}").parse()
+}
+
+fn namespace(container: &str) -> Result<Place, Error> {
     let empty = || {
         Error::invalid(format!("'{container}' names no container"))
             .hint("give a name, pid:N, netns:NAME or a path")
     };
     if let Some(pid) = container.strip_prefix("pid:") {
         return match pid.parse::<u32>() {
-            Ok(pid) if pid > 0 => Ok(pid.to_string()),
+            Ok(pid) if pid > 0 => Ok(Place::Namespace(pid.to_string())),
             _ => Err(Error::invalid(format!("'{pid}' is not a pid")).hint("write it like pid:4711")),
         };
     }
     if let Some(name) = container.strip_prefix("netns:") {
-        return if name.is_empty() { Err(empty()) } else { Ok(name.to_owned()) };
+        return if name.is_empty() { Err(empty()) } else { Ok(Place::Namespace(name.to_owned())) };
     }
     if container.starts_with('/') {
-        return Ok(container.to_owned());
+        return Ok(Place::Namespace(container.to_owned()));
     }
     if container.is_empty() {
         return Err(empty());
     }
-    let mut asked = Vec::new();
+    let (mut asked, mut silent) = (Vec::new(), None);
     for runtime in RUNTIMES {
-        match pid(runtime, container)? {
-            Answer::Pid(pid) => return Ok(pid.to_string()),
-            Answer::Unknown => asked.push(runtime),
-            Answer::NotInstalled => {}
+        match pid(runtime, container) {
+            Ok(Answer::Pid(pid)) => return Ok(Place::Container(runtime, Some(pid))),
+            Ok(Answer::Stopped) => return Ok(Place::Container(runtime, None)),
+            Ok(Answer::Unknown) => asked.push(runtime),
+            Ok(Answer::NotInstalled) => {}
+            // The engine may not run because the other one is used.
+            Err(error) => silent = silent.or(Some(error)),
         }
+    }
+    if let Some(error) = silent {
+        return Err(error);
     }
     let error = match asked.as_slice() {
         [] => Error::failed(format!(
@@ -124,6 +194,7 @@ fn namespace(container: &str) -> Result<String, Error> {
 
 enum Answer {
     Pid(u32),
+    Stopped,
     Unknown,
     NotInstalled,
 }
@@ -150,8 +221,7 @@ fn read_pid(runtime: &str, container: &str, ok: bool, stdout: &[u8], stderr: &[u
             .hint("for other namespaces give pid:N, netns:NAME or a path"));
     }
     match String::from_utf8_lossy(stdout).trim().parse() {
-        Ok(0) => Err(Error::conflict(format!("container {container} is not running"))
-            .hint(format!("start it first: {runtime} start {container}"))),
+        Ok(0) => Ok(Answer::Stopped),
         Ok(pid) => Ok(Answer::Pid(pid)),
         Err(_) => Err(Error::failed(format!("{runtime} gave no pid for container {container}"))),
     }
@@ -202,7 +272,7 @@ mod tests {
         for (container, netns) in
             [("pid:4711", "4711"), ("netns:blue", "blue"), ("/proc/1/ns/net", "/proc/1/ns/net")]
         {
-            assert_eq!(namespace(container).unwrap(), netns);
+            assert_eq!(namespace(container).unwrap(), Place::Namespace(netns.to_owned()));
         }
         for (container, says) in [
             ("pid:x", "'x' is not a pid; write it like pid:4711"),
@@ -215,6 +285,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_followed_is_told() {
+        let of = |container: &str, place: Place| follow_of(container, &place).map(|f| f.to_string());
+        assert_eq!(of("netns:blue", Place::Namespace("blue".into())).unwrap(), "netns:blue");
+        assert_eq!(of("/run/x", Place::Namespace("/run/x".into())).unwrap(), "netns:/run/x");
+        assert_eq!(of("db", Place::Container("podman", None)).unwrap(), "podman:db");
+        let said = of("pid:4711", Place::Namespace("4711".into())).unwrap_err().to_string();
+        assert!(said.contains("does not come back"), "{said}");
+        for (host, follow) in [
+            ("", "docker:web"),
+            ("unix:///var/run/docker.sock", "docker:web"),
+            ("unix:///tmp/d.sock", "docker:web@/tmp/d.sock"),
+        ] {
+            assert_eq!(follow_docker("web", host).unwrap().to_string(), follow);
+        }
+        let said = follow_docker("web", "tcp://192.0.2.1:2375").unwrap_err().to_string();
+        assert!(said.contains("containers of tcp://192.0.2.1:2375 cannot be followed"), "{said}");
+    }
+
+    #[test]
     fn what_a_runtime_says_is_understood() {
         let read = |ok, stdout: &str, stderr: &str| {
             read_pid("docker", "web", ok, stdout.as_bytes(), stderr.as_bytes())
@@ -222,9 +311,10 @@ mod tests {
         assert!(matches!(read(true, "4711\n", ""), Ok(Answer::Pid(4711))));
         assert!(matches!(read(false, "", "Error: No such container: web\n"), Ok(Answer::Unknown)));
         let error = |r: Result<Answer, Error>| r.err().unwrap().to_string();
+        assert!(matches!(read(true, "0\n", ""), Ok(Answer::Stopped)));
         assert_eq!(
-            error(read(true, "0\n", "")),
-            "container web is not running; start it first: docker start web"
+            stopped("docker", "web").to_string(),
+            "container web is not running; start it first: docker start web; or give --follow"
         );
         assert!(
             error(read(false, "", "Cannot connect to the Docker daemon\nIs it up?"))

@@ -3,7 +3,7 @@
 use clap::ValueEnum as _;
 use serde_json::{Map, Value};
 use trunkline_control::model::keys::{self, Object};
-use trunkline_control::model::{PortKind, PortSpec, PortStats, PortStatus};
+use trunkline_control::model::{Follow, PortKind, PortSpec, PortStats, PortStatus, TapSpec};
 use trunkline_control::{Error, validate};
 
 use super::{Context, Outcome, counters, topology, tunnel};
@@ -103,12 +103,13 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
         ("interface", topology::interface(&port.name, spec)),
         ("state", topology::state(port.state).1),
         ("reason", port.reason.clone()),
+        ("follows", follows(spec)),
         ("vlan", topology::vlan(spec)),
         ("mac", port.mac.clone().unwrap_or_default()),
         ("mtu", mtu(port)),
         ("addresses", topology::addresses(spec)),
     ];
-    if let PortKind::Tap(trunkline_control::model::TapSpec { link, .. })
+    if let PortKind::Tap(TapSpec { link, .. })
     | PortKind::Host(trunkline_control::model::HostSpec { link, .. }) = &spec.kind
     {
         let gateways: Vec<_> = link.gateways.iter().map(ToString::to_string).collect();
@@ -126,6 +127,18 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
     let text: String =
         lines.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k:width$}{v}\n")).collect();
     text + &counters::in_full(stats, width)
+}
+
+/// What it follows, and where that is.
+fn follows(spec: &PortSpec) -> String {
+    match &spec.kind {
+        PortKind::Tap(TapSpec { follow: Some(follow @ Follow::Netns(_)), .. }) => follow.to_string(),
+        PortKind::Tap(TapSpec { follow: Some(follow), netns: Some(pid), .. }) => {
+            format!("{follow}, pid {pid}")
+        }
+        PortKind::Tap(TapSpec { follow: Some(follow), .. }) => follow.to_string(),
+        _ => String::new(),
+    }
 }
 
 fn mtu(port: &PortStatus) -> String {

@@ -169,6 +169,10 @@ pub(super) fn interface(name: &str, spec: &PortSpec) -> String {
         PortKind::Tap(tap) => {
             let ifname = tap.ifname.as_deref().unwrap_or(name);
             match &tap.netns {
+                _ if tap.follow.is_some() => {
+                    let follow = tap.follow.iter().map(ToString::to_string).collect::<String>();
+                    format!("{ifname} in {follow}")
+                }
                 Some(netns) if netns.bytes().all(|b| b.is_ascii_digit()) => {
                     format!("{ifname} in pid {netns}")
                 }

@@ -15,8 +15,8 @@ use super::l3keys;
 pub use super::l3keys::{L3Object, check_spec};
 use super::tunnel::Inherit;
 use super::{
-    AfpacketSpec, HostSpec, InnerVlan, LinkSpec, MeshSpec, MeshType, OffloadMode, Owner, PortKind, PortSpec,
-    ReplaySpec, StaticFdb, TapSpec, TunnelSpec, VlanMode,
+    AfpacketSpec, Follow, HostSpec, InnerVlan, LinkSpec, MeshSpec, MeshType, OffloadMode, Owner, PortKind,
+    PortSpec, ReplaySpec, StaticFdb, TapSpec, TunnelSpec, VlanMode,
 };
 use crate::{Error, Result};
 
@@ -53,8 +53,19 @@ const COMMON: &[&str] = &[
     "offload",
     "labels",
 ];
-const TAP: &[&str] =
-    &["netns", "netns-id", "ifname", "adopt", "handed-over", "queues", "addresses", "gateways", "mac", "mtu"];
+const TAP: &[&str] = &[
+    "netns",
+    "netns-id",
+    "follow",
+    "ifname",
+    "adopt",
+    "handed-over",
+    "queues",
+    "addresses",
+    "gateways",
+    "mac",
+    "mtu",
+];
 const HOST: &[&str] = &["ifname", "queues", "addresses", "gateways", "mac", "mtu"];
 const AFPACKET: &[&str] = &["interface", "force"];
 const REPLAY: &[&str] = &["file", "rate", "count"];
@@ -333,6 +344,7 @@ struct PortKeys {
     // TAP and host ports.
     netns: Option<String>,
     netns_id: Option<String>,
+    follow: Option<Follow>,
     ifname: Option<String>,
     adopt: Option<bool>,
     handed_over: Option<bool>,
@@ -421,6 +433,7 @@ impl TryFrom<PortKeys> for PortSpec {
             Kind::Tap => PortKind::Tap(TapSpec {
                 netns: k.netns,
                 netns_id: k.netns_id,
+                follow: k.follow,
                 ifname: k.ifname,
                 adopt: k.adopt.unwrap_or_default(),
                 handed_over: k.handed_over.unwrap_or_default(),
@@ -569,7 +582,7 @@ mod tests {
     #[test]
     fn ports_of_every_type_survive_the_flat_form() {
         for json in [
-            r#"{"bridge":"br0","type":"tap","netns":"web","netns-id":"4:1","ifname":"eth0","adopt":true,"queues":2,
+            r#"{"bridge":"br0","type":"tap","netns":"web","netns-id":"4:1","follow":"docker:web","ifname":"eth0","adopt":true,"queues":2,
                 "addresses":["10.7.0.1/24","fd00::1/64"],"gateways":["10.7.0.254"],"mac":"02:00:00:00:00:01","mtu":1400,
                 "vlan":10,"trunks":"0,20-30","vlan-mode":"native-untagged","isolated":true,"split-horizon-group":3,
                 "no-learning":true,"no-flood":true,"max-macs":5,"flood-limit":9,"offload":"off","labels":{"a":"b"}}"#,

@@ -174,6 +174,7 @@ impl KernelWorld {
         match &port.device {
             Some(Device::Tap(tap)) if !tap.is_alive() => {
                 let why = Wish::of(&name, &port.spec).map(|w| why_gone(&w))?;
+                let why = self.away.get(&name).cloned().unwrap_or(why);
                 self.lose(&name, why);
                 // Deleted by somebody while its namespace lives: it is back at once.
                 self.revive(&name);
@@ -224,6 +225,42 @@ impl KernelWorld {
                 true
             }
         }
+    }
+
+    /// What a port follows is there, or is not; true when the port's status changed.
+    pub(super) fn followed(&mut self, name: &str, away: Option<Error>) -> bool {
+        let Some(port) = self.ports.get_mut(name) else { return false };
+        let dead = match &port.device {
+            Some(Device::Tap(tap)) => !tap.is_alive(),
+            device => device.is_none(),
+        };
+        let why = match away {
+            Some(why) => {
+                self.away.insert(name.to_owned(), why.clone());
+                why
+            }
+            None => {
+                self.away.remove(name);
+                return dead && self.revive_anew(name);
+            }
+        };
+        // The interface may still be there for a moment; its end is reported then.
+        let changed = dead && port.trouble.as_ref() != Some(&why);
+        if changed {
+            self.lose(name, why);
+        }
+        changed
+    }
+
+    /// Gets a port up whose interface is gone.
+    fn revive_anew(&mut self, name: &str) -> bool {
+        if let Some(port) = self.ports.get_mut(name)
+            && port.device.take().is_some()
+        {
+            self.engine.detach_port(port.id);
+            self.forget_kept(name);
+        }
+        self.revive(name)
     }
 
     /// One attempt to get a port up; true when its status changed.
@@ -318,8 +355,9 @@ impl Port {
     fn uses(&self, interface: &str, name: &str) -> bool {
         match &self.spec.kind {
             PortKind::Afpacket(spec) => spec.interface == interface,
-            _ => Wish::of(name, &self.spec)
-                .is_some_and(|w| w.place.netns.is_none() && w.place.ifname == interface),
+            _ => Wish::of(name, &self.spec).is_some_and(|w| {
+                w.place.netns.is_none() && w.waits().is_none() && w.place.ifname == interface
+            }),
         }
     }
 }

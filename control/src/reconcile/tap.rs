@@ -10,7 +10,7 @@ use trunkline_packet::MacAddr;
 use trunkline_ports::netns::Netns;
 use trunkline_ports::tap::{Tap, TapConfig};
 
-use crate::model::{LinkSpec, OffloadMode, PortKind, PortSpec};
+use crate::model::{Follow, LinkSpec, OffloadMode, PortKind, PortSpec};
 use crate::net::{Link, Session, explain, session};
 use crate::{Error, ErrorKind, Result};
 
@@ -26,6 +26,8 @@ pub(super) struct Wish<'a> {
     pub(super) default_mtu: u32,
     /// Identity the namespace must have, if it is known.
     netns_id: Option<&'a str>,
+    /// Whose namespace it is, when that may be another one later.
+    follow: Option<&'a Follow>,
     /// Somebody else moves it, names it, gives it addresses and sets it up.
     handed_over: bool,
 }
@@ -56,6 +58,7 @@ impl<'a> Wish<'a> {
                 link: &tap.link,
                 default_mtu: DEFAULT_MTU,
                 netns_id: tap.netns_id.as_deref(),
+                follow: tap.follow.as_ref(),
                 handed_over: tap.handed_over,
             }),
             PortKind::Host(host) => Some(Wish {
@@ -69,6 +72,7 @@ impl<'a> Wish<'a> {
                 link: &host.link,
                 default_mtu: DEFAULT_MTU,
                 netns_id: None,
+                follow: None,
                 handed_over: false,
             }),
             _ => None,
@@ -80,11 +84,25 @@ impl<'a> Wish<'a> {
         State { up: !self.handed_over, ..State::wanted(self.link, self.place.adopt, default_mtu) }
     }
 
+    /// Follows what is not there.
+    pub(super) fn waits(&self) -> Option<Error> {
+        self.follow.filter(|_| self.netns_id.is_none()).map(not_there)
+    }
+
     /// The namespace it names; `None`: the daemon's own.
     fn open_netns(&self) -> Result<Option<Netns>> {
+        if let Some(away) = self.waits() {
+            return Err(away);
+        }
         let Some(spec) = &self.place.netns else { return Ok(None) };
-        let netns = open_netns(spec)?;
+        let netns = open_netns(spec).map_err(|e| match (e.kind, self.follow) {
+            (ErrorKind::NotFound, Some(follow)) => not_there(follow),
+            _ => e,
+        })?;
         if self.netns_id.is_some_and(|id| id != id_of(&netns)) {
+            if let Some(follow) = self.follow {
+                return Err(not_there(follow));
+            }
             let what = format!("the network namespace of {spec} is gone, another one is in its place");
             return Err(
                 Error::not_found(what).hint("delete the port, and add it again for the new container")
@@ -94,10 +112,20 @@ impl<'a> Wish<'a> {
     }
 }
 
+/// What is said of a port whose container is stopped, until the runtime has said more.
+fn not_there(follow: &Follow) -> Error {
+    Error::not_found(format!("{} is not there", follow.what()))
+}
+
 /// `dev:ino`.
 pub(super) fn id_of(netns: &Netns) -> String {
     let (dev, ino) = netns.id();
     format!("{dev}:{ino}")
+}
+
+/// The identity of a namespace, as [`crate::model::TapSpec::netns_id`] has it.
+pub(crate) fn namespace_id(spec: &str) -> Result<String> {
+    Ok(id_of(&open_netns(spec)?))
 }
 
 /// Opens a namespace by name, path or pid.
@@ -321,6 +349,7 @@ impl TapDevice {
 /// Why a wished-for interface that was there is not any more.
 pub(super) fn why_gone(wish: &Wish<'_>) -> Error {
     match (wish.open_netns(), &wish.place.netns) {
+        (Err(e), _) if wish.follow.is_some() => e,
         (Err(e), Some(spec)) if e.kind == ErrorKind::NotFound => {
             Error::not_found(format!("network namespace {spec} is gone"))
         }

@@ -18,7 +18,9 @@ use super::tap::{DEFAULT_MTU, TapDevice, Wish, id_of, open_netns};
 use super::tunnels::Tunnel;
 use super::{Notice, World};
 use crate::keeper::{Keeper, Kept, Launch};
-use crate::model::{BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb};
+use crate::model::{
+    BridgeSpec, FdbCounters, FdbRow, Follow, PortKind, PortSpec, PortStats, PortStatus, StaticFdb,
+};
 use crate::net::explain;
 use crate::{Error, ErrorKind, Result};
 
@@ -47,6 +49,8 @@ pub(crate) struct KernelWorld {
     pub(super) statics: BTreeMap<String, Vec<StaticFdb>>,
     /// Ports that changed on their own since the last look.
     pub(super) news: BTreeSet<String>,
+    /// Why what a port follows is not there.
+    pub(super) away: BTreeMap<String, Error>,
     pub(super) notices: mpsc::Sender<Notice>,
     /// Gateways, uplinks, routes and NAT.
     pub(super) l3: L3State,
@@ -121,6 +125,7 @@ impl KernelWorld {
             unkept: BTreeSet::new(),
             statics: BTreeMap::new(),
             news: BTreeSet::new(),
+            away: BTreeMap::new(),
             notices,
             l3: L3State::default(),
         };
@@ -235,7 +240,13 @@ impl World for KernelWorld {
     fn complete(&self, _name: &str, spec: &mut PortSpec) -> Result<()> {
         match &mut spec.kind {
             PortKind::Tap(tap) => {
-                if let (Some(netns), None) = (&tap.netns, &tap.netns_id)
+                if let Some(Follow::Netns(netns)) = &tap.follow {
+                    tap.netns = Some(netns.clone());
+                }
+                if let (Some(netns), None, Some(_)) = (&tap.netns, &tap.netns_id, &tap.follow) {
+                    // One that is not there may come.
+                    tap.netns_id = open_netns(netns).ok().map(|netns| id_of(&netns));
+                } else if let (Some(netns), None) = (&tap.netns, &tap.netns_id)
                     && (netns.starts_with('/') || netns.bytes().all(|b| b.is_ascii_digit()))
                 {
                     tap.netns_id = Some(id_of(&open_netns(netns)?));
@@ -294,6 +305,12 @@ impl World for KernelWorld {
         let within = |error: Error| error.within(format_args!("port {name}"));
         if spec.kind.tunnel().is_some() {
             return self.add_tunnel(name, spec).map_err(within);
+        }
+        if let Some(away) = Wish::of(name, spec).and_then(|w| w.waits()) {
+            let id = self.slot(spec, DEFAULT_MTU).map_err(within)?;
+            let port = Port { id, spec: spec.clone(), device: None, trouble: Some(away) };
+            self.ports.insert(name.to_owned(), port);
+            return Ok(());
         }
         let (device, io) = self.open(name, spec).map_err(within)?;
         let attached = self.slot(spec, device.mtu()).and_then(|id| {
@@ -397,6 +414,7 @@ impl World for KernelWorld {
     }
 
     fn commit(&mut self) {
+        self.away.retain(|name, _| self.ports.contains_key(name));
         self.commit_l3();
         for (name, port) in std::mem::take(&mut self.parked) {
             self.engine.remove_port(port.id);
@@ -468,6 +486,10 @@ impl World for KernelWorld {
                 let mut changed: Vec<_> = self.engine_event(event).into_iter().collect();
                 changed.extend(std::mem::take(&mut self.news));
                 changed
+            }
+            Notice::Followed { port, away } => {
+                let changed = self.followed(&port, away);
+                changed.then_some(port).into_iter().collect()
             }
             Notice::KeeperGone => {
                 self.replace_keeper();

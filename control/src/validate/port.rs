@@ -97,6 +97,10 @@ fn namespace(tap: &TapSpec) -> Result<()> {
         return Err(Error::invalid("handed-over excludes adopt and netns")
             .hint("an interface that is handed over is made in the daemon's own namespace"));
     }
+    if tap.follow.is_some() && (tap.adopt || tap.handed_over) {
+        return Err(Error::invalid("follow excludes adopt and handed-over")
+            .hint("what is followed is where the interface is made"));
+    }
     let Some(netns) = &tap.netns else { return Ok(()) };
     if tap.adopt {
         return Err(Error::invalid("adopt and netns exclude each other")
