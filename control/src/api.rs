@@ -3,6 +3,7 @@
 //! Handlers only translate: reading asks the controller, writing is an edit of the desired state
 //! (`edits`), and the controller makes it so or says why not.
 
+mod attach;
 mod bridges;
 mod daemon;
 mod docker;
@@ -28,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use tokio::net::UnixListener;
 
+use crate::attach::Attachments;
 use crate::controller::Controller;
 use crate::docker::Plugin;
 use crate::{Error, ErrorKind, Result};
@@ -43,6 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct App {
     controller: Controller,
     docker: Arc<Plugin>,
+    attachments: Arc<Attachments>,
     /// True when the daemon stops: streams end.
     stopping: tokio::sync::watch::Receiver<bool>,
 }
@@ -55,6 +58,7 @@ struct App {
 pub async fn serve(
     controller: Controller,
     docker: Arc<Plugin>,
+    attachments: Arc<Attachments>,
     listener: UnixListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -65,7 +69,7 @@ pub async fn serve(
         let _ = stop.send(true);
     };
     let mut stopped = stopping.clone();
-    let app = router(App { controller, docker, stopping });
+    let app = router(App { controller, docker, attachments, stopping });
     let served = axum::serve(listener, app).with_graceful_shutdown(signal);
     tokio::select! {
         result = served => result,
@@ -91,6 +95,8 @@ fn router(app: App) -> Router {
         .route("/v1/meshes/{name}", get(mesh::show).put(mesh::put).patch(mesh::patch).delete(mesh::del))
         .route("/v1/meshes/{name}/peers/{peer}", put(mesh::peer_add).delete(mesh::peer_del))
         .route("/v1/docker", get(docker::show).put(docker::enable).delete(docker::disable))
+        .route("/v1/attachments", get(attach::list).post(attach::add))
+        .route("/v1/attachments/{id}", get(attach::show).delete(attach::del))
         .route("/v1/stats", get(ports::stats))
         .route("/v1/stats/{port}", get(ports::port_stats))
         .route("/v1/drops", get(ports::drops))

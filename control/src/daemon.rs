@@ -4,7 +4,6 @@
 mod tests;
 
 use std::fs;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use trunkline_engine::{Engine, EngineConfig};
 use trunkline_ports::inherited::inherited;
 
+use crate::attach::Attachments;
 use crate::controller::{Controller, Running};
 use crate::docker::Plugin;
 use crate::files;
@@ -125,8 +125,10 @@ impl Daemon {
     async fn serve(self, config: Option<PathBuf>, docker: Option<Option<String>>) -> Result<()> {
         let given = inherited().into_iter().next().map(Into::into);
         let plugin = Plugin::new(self.controller.clone(), given);
-        let served = self.serve_until_stopped(config, docker, &plugin).await;
+        let attachments = Attachments::new(self.controller.clone());
+        let served = self.serve_until_stopped(config, docker, &plugin, &attachments).await;
         plugin.stop();
+        attachments.stop();
         // However it ended, the workers are stopped and the interfaces left with the keeper.
         self.controller.stop(false).await;
         let _ = fs::remove_file(&self.socket);
@@ -141,6 +143,7 @@ impl Daemon {
         config: Option<PathBuf>,
         docker: Option<Option<String>>,
         plugin: &Arc<Plugin>,
+        attachments: &Arc<Attachments>,
     ) -> Result<()> {
         let no_signals = |e| failed("cannot wait for signals", &e);
         // Before anything takes long: a signal that comes now is not lost.
@@ -176,18 +179,12 @@ impl Daemon {
         }
         tokio::spawn(plugin.clone().run());
         tokio::spawn(follow::run(self.controller.clone()));
+        tokio::spawn(attachments.clone().run());
         tracing::info!(socket = %self.socket.display(), "ready");
         notify(&[NotifyState::Ready]);
-        self.serve_api(plugin.clone(), listener, shutdown).await.map_err(|e| failed("the API failed", &e))
-    }
-
-    async fn serve_api(
-        &self,
-        plugin: Arc<Plugin>,
-        listener: UnixListener,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        api::serve(self.controller.clone(), plugin, listener, shutdown).await
+        api::serve(self.controller.clone(), plugin.clone(), attachments.clone(), listener, shutdown)
+            .await
+            .map_err(|e| failed("the API failed", &e))
     }
 }
 

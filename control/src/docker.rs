@@ -9,21 +9,18 @@
 //! What docker asks for becomes objects of the desired state that belong to docker, and a note of them in
 //! [`DockerSpec`]: docker does not say it again after a restart. `docs/docker.md` tells how it fits together.
 
-mod announce;
 mod collect;
 mod endpoints;
 mod ipam;
-mod listen;
 mod networks;
 mod options;
-mod ports;
 mod protocol;
 mod server;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,66 +33,26 @@ use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
 use crate::controller::Controller;
-use crate::model::docker::{DockerEndpoint, DockerNetwork, DockerSpec, DockerStatus};
-use crate::model::l3::CtFilter;
-use crate::model::{Desired, Owner};
+use crate::endpoint::listen::{self, Sockets};
+use crate::endpoint::ports::Held;
+use crate::endpoint::{Carriers, announce, forget, has_default_route, mac_of, outside, short};
+use crate::model::Desired;
+use crate::model::docker::{DockerSpec, DockerStatus};
+use crate::model::l3::Proto;
 use crate::net::session;
 use crate::rundir::listen_privately;
 use crate::{Error, Result};
-use listen::Carrier;
-use ports::Held;
 use protocol::{CreateEndpoint, CreateNetwork, EndpointRef, Interface, Joined, NetworkRef, PORT_MAP};
-
-/// The uplink that is made when there is none: the host's own address, shared.
-const UPLINK: &str = "docker";
-/// The uplink that leads to the host itself.
-const LINK: &str = "docker-host";
 
 /// Until tasks that were told to end have ended.
 const TASKS_END: Duration = Duration::from_millis(20);
-
-/// Whether an uplink is one of those made here.
-fn is_ours(uplink: &str) -> bool {
-    uplink == UPLINK || uplink == LINK
-}
-
-/// As much of an id as docker shows.
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
-}
-
-/// The MAC address of whoever has an IP address, as docker's bridge driver makes it: an address that is used
-/// again is the same station to its neighbours.
-fn mac_of(addr: IpAddr) -> String {
-    let [a, b, c, d] = match addr {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(v6) => {
-            let [.., a, b, c, d] = v6.octets();
-            [a, b, c, d]
-        }
-    };
-    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
-}
-
-/// Removes the uplinks made here that no network needs any more.
-fn drop_uplinks(desired: &mut Desired) {
-    let networks = desired.docker.iter().flat_map(|d| d.networks.values());
-    let used = networks.clone().any(|n| n.uplink.as_deref() == Some(UPLINK));
-    let others = |name: &str| desired.nat.values().any(|n| n.uplink == name);
-    let unused = [(UPLINK, !used && !others(UPLINK)), (LINK, networks.count() == 0 && !others(LINK))];
-    for (name, _) in unused.iter().filter(|(_, unused)| *unused) {
-        if desired.uplinks.get(*name).is_some_and(|u| u.owner == Owner::Docker) {
-            desired.uplinks.remove(*name);
-        }
-    }
-}
 
 /// The plugin; what it serves is what is desired.
 pub struct Plugin {
     controller: Controller,
     served: Mutex<Served>,
     /// What carries to the published ports of an endpoint, by its id.
-    carriers: Mutex<HashMap<String, Vec<Carrier>>>,
+    carriers: Carriers,
     /// Endpoints whose interface nobody uses, and since when that is known.
     waiting: Mutex<BTreeMap<String, Instant>>,
     /// Held while ports are being published.
@@ -130,7 +87,7 @@ impl Served {
 impl Plugin {
     pub(crate) fn new(controller: Controller, inherited: Option<StdListener>) -> Arc<Plugin> {
         let served = Mutex::new(Served { inherited, ..Served::default() });
-        let (carriers, waiting) = (Mutex::default(), Mutex::default());
+        let (carriers, waiting) = (Carriers::default(), Mutex::default());
         let publishing = tokio::sync::Mutex::default();
         Arc::new(Plugin { controller, served, carriers, waiting, publishing })
     }
@@ -232,21 +189,9 @@ impl Plugin {
     pub(crate) fn resume(&self) {
         // What is being published has its sockets already.
         let (Some(docker), Ok(_guard)) = (self.docker(), self.publishing.try_lock()) else { return };
-        for (id, endpoint) in docker.endpoints.iter().filter(|(_, e)| !e.published.is_empty()) {
-            if self.carriers.lock().contains_key(id) {
-                continue;
-            }
-            let taken: Result<Vec<Carrier>> = endpoint
-                .published
-                .iter()
-                .map(|p| {
-                    let held = Held { proto: p.proto, host: p.host, port: p.port, to: p.to };
-                    listen::open(held)?.carry(link(endpoint, p.link))
-                })
-                .collect();
-            match taken {
-                Ok(carriers) => drop(self.carriers.lock().insert(id.clone(), carriers)),
-                Err(error) => tracing::error!(endpoint = short(id), %error, "a published port is lost"),
+        for (id, endpoint) in &docker.endpoints {
+            if let Err(error) = self.carriers.resume(id, &endpoint.published, &endpoint.addresses) {
+                tracing::error!(endpoint = short(id), %error, "a published port is lost");
             }
         }
     }
@@ -258,11 +203,11 @@ impl Plugin {
             task.abort();
             served.remove();
         }
-        self.carriers.lock().clear();
+        self.carriers.clear();
     }
 
     async fn create_network(&self, asked: CreateNetwork) -> Result<()> {
-        let has_default = tokio::task::spawn_blocking(has_default_route).await.unwrap_or(false);
+        let has_default = has_default_route().await;
         self.controller.edit(move |d| networks::create(d, &asked, has_default)).await
     }
 
@@ -288,24 +233,11 @@ impl Plugin {
             Ok(found)
         };
         let gone = self.controller.edit(gone).await?;
-        self.carriers.lock().remove(id);
+        self.carriers.drop(id);
         if let Some((network, endpoint)) = gone {
-            self.forget(&network, &endpoint).await;
+            forget(&self.controller, &network.bridge, &endpoint.addresses).await;
         }
         Ok(())
-    }
-
-    /// Connections of a container that is gone are not those of the next one with its address.
-    async fn forget(&self, network: &DockerNetwork, endpoint: &DockerEndpoint) {
-        for address in &endpoint.addresses {
-            let filter = CtFilter {
-                bridge: Some(network.bridge.clone()),
-                inside: Some(address.addr().to_string()),
-                ..CtFilter::default()
-            };
-            // Bridges without a gateway have no connections.
-            let _ = self.controller.flush_connections(filter).await;
-        }
     }
 
     fn info(&self, asked: &EndpointRef) -> Value {
@@ -336,7 +268,7 @@ impl Plugin {
         let EndpointRef { endpoint_id: id, .. } = asked;
         let of = id.clone();
         self.edit(move |d| endpoints::leave(d, &of)).await?;
-        self.carriers.lock().remove(&id);
+        self.carriers.drop(&id);
         Ok(())
     }
 
@@ -351,41 +283,29 @@ impl Plugin {
             return Ok(());
         }
         let _guard = self.publishing.lock().await;
-        let old = self.carriers.lock().remove(&id);
-        if old.is_some() {
+        if self.carriers.drop(&id) {
             // Asked twice: the sockets are closed when their tasks have ended.
-            drop(old);
             tokio::time::sleep(TASKS_END).await;
         }
         let desired = self.controller.desired();
         let (network, endpoint) = endpoints::find(&desired, &id).map(|(n, e)| (n.clone(), e.clone()))?;
-        let taken: Vec<_> = bindings.iter().map(listen::take).collect::<Result<_>>()?;
-        let outside = self.outside(&network).await;
+        let taken: Vec<Sockets> = bindings.iter().map(take).collect::<Result<_>>()?;
+        let outside = outside(&self.controller, &network).await;
         let held: Vec<Held> = taken.iter().map(|t| t.held).collect();
         let of = id.clone();
-        let published = self.controller.edit(move |d| ports::publish(d, &of, &held, &outside)).await?;
-        let carriers: Result<Vec<Carrier>> = taken
-            .into_iter()
-            .zip(&published)
-            .map(|(sockets, port)| sockets.carry(link(&endpoint, port.link)))
-            .collect();
-        match carriers {
-            Ok(carriers) => {
-                self.carriers.lock().insert(id, carriers);
-                Ok(())
-            }
-            Err(error) => {
-                self.edit(move |d| endpoints::unpublish(d, &id)).await?;
-                Err(error)
-            }
+        let published = self.controller.edit(move |d| endpoints::publish(d, &of, &held, &outside)).await?;
+        let carried = self.carriers.carry(&id, taken, &published, &endpoint.addresses);
+        if carried.is_err() {
+            self.edit(move |d| endpoints::unpublish(d, &id)).await?;
         }
+        carried
     }
 
     async fn unpublish(&self, asked: EndpointRef) -> Result<()> {
         let EndpointRef { endpoint_id: id, .. } = asked;
         let of = id.clone();
         self.edit(move |d| endpoints::unpublish(d, &of)).await?;
-        self.carriers.lock().remove(&id);
+        self.carriers.drop(&id);
         Ok(())
     }
 
@@ -397,20 +317,25 @@ impl Plugin {
         };
         self.controller.edit(edit).await
     }
-
-    /// Addresses in force on a network's way out.
-    async fn outside(&self, network: &DockerNetwork) -> Vec<IpAddr> {
-        let Some(uplink) = &network.uplink else { return Vec::new() };
-        let uplinks = self.controller.uplinks().await;
-        let found = uplinks.into_iter().find(|u| u.name == *uplink);
-        found.map_or_else(Vec::new, |u| u.addresses.iter().map(ipnet::IpNet::addr).collect())
-    }
 }
 
-/// Where on the link between host and switch a published port is.
-fn link(endpoint: &DockerEndpoint, port: u16) -> SocketAddr {
-    let v4 = ports::target(endpoint, true).is_none_or(|a| a.is_ipv4());
-    SocketAddr::new(ports::link_address(v4), port)
+/// Takes the host's port that docker asks for.
+fn take(binding: &protocol::PortBinding) -> Result<Sockets> {
+    let proto = match binding.proto {
+        6 => Proto::Tcp,
+        17 => Proto::Udp,
+        n => {
+            return Err(Error::invalid(format!("protocol {n} has no ports that trunkline can publish"))
+                .hint("publish TCP or UDP"));
+        }
+    };
+    let host = match binding.host_ip.parse::<IpAddr>() {
+        Ok(addr) if addr.is_unspecified() => None,
+        Ok(addr) => Some(addr),
+        Err(_) if binding.host_ip.is_empty() => None,
+        Err(_) => return Err(Error::invalid(format!("'{}' is not an address of the host", binding.host_ip))),
+    };
+    listen::take(Held { proto, host, port: binding.host_port, to: binding.port }, binding.host_port_end)
 }
 
 fn listener(socket: &Path, inherited: Option<&StdListener>) -> Result<UnixListener> {
@@ -428,15 +353,6 @@ fn listener(socket: &Path, inherited: Option<&StdListener>) -> Result<UnixListen
         }
     };
     listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)).map_err(failed)
-}
-
-/// Whether the host has a default route.
-fn has_default_route() -> bool {
-    let any = |s: &crate::net::Session| {
-        let links = s.links()?;
-        Ok(links.iter().filter(|l| l.up).any(|l| s.defaults(l).is_ok_and(|d| !d.is_empty())))
-    };
-    session(None, any).unwrap_or(false)
 }
 
 /// Whether an interface is in the daemon's own namespace.

@@ -15,7 +15,7 @@ use crate::model::docker::DockerSpec;
 use crate::model::keys::{self, L3Object, Object};
 use crate::model::l3::{GatewaySpec, NatSpec, RouteSpec, UplinkSpec};
 use crate::model::objects::Named;
-use crate::model::{Desired, Owner, PortKind};
+use crate::model::{Desired, PortKind};
 use crate::{Error, Result, validate};
 
 pub use merge::merge_apply;
@@ -24,7 +24,7 @@ pub use merge::merge_apply;
 const KINDS: [&str; 7] = ["bridge", "port", "mesh", "gateway", "uplink", "route", "nat"];
 
 /// Keys that only the daemon writes.
-const DAEMON_KEYS: &[&str] = &["owner", "netns-id", "handed-over"];
+const DAEMON_KEYS: &[&str] = &["owner", "netns-id", "handed-over", "network", "attachment"];
 /// Those of `docker`.
 const DOCKER_KEYS: &[&str] = &["owner", "network", "endpoint", "pool"];
 
@@ -118,18 +118,20 @@ pub fn export_json(desired: &Desired) -> serde_json::Value {
     value
 }
 
-/// Without what means something to this daemon only. The owner goes when it is written. What docker made is
-/// docker's to make again.
+/// Without what means something to this daemon only. The owner goes when it is written. What plugins made is
+/// theirs to make again.
 fn portable(desired: &Desired) -> Desired {
     let mut desired = desired.clone();
     if let Some(docker) = &mut desired.docker {
         *docker = DockerSpec { enabled: docker.enabled, socket: docker.socket.take(), ..Default::default() };
     }
-    desired.bridges.retain(|_, spec| spec.owner != Owner::Docker);
-    desired.ports.retain(|_, spec| spec.owner != Owner::Docker);
-    desired.gateways.retain(|_, spec| spec.owner != Owner::Docker);
-    desired.uplinks.retain(|_, spec| spec.owner != Owner::Docker);
-    desired.nat.retain(|_, spec| spec.owner != Owner::Docker);
+    desired.networks.clear();
+    desired.attachments.clear();
+    desired.bridges.retain(|_, spec| !spec.owner.is_plugin());
+    desired.ports.retain(|_, spec| !spec.owner.is_plugin());
+    desired.gateways.retain(|_, spec| !spec.owner.is_plugin());
+    desired.uplinks.retain(|_, spec| !spec.owner.is_plugin());
+    desired.nat.retain(|_, spec| !spec.owner.is_plugin());
     for port in desired.ports.values_mut() {
         if let PortKind::Tap(tap) = &mut port.kind {
             tap.netns_id = None;
@@ -154,6 +156,11 @@ pub fn parse_json(value: serde_json::Value) -> Result<Desired> {
         DOCKER_KEYS.iter().find(|k| value.get("docker").is_some_and(|docker| docker.get(**k).is_some()))
     {
         return Err(docker_key(key));
+    }
+    if let Some(key) = DAEMON_KEYS.iter().find(|k| value.get(**k).is_some()) {
+        return Err(
+            Error::invalid(format!("key '{key}' in the top level is the daemon's own")).hint("leave it out")
+        );
     }
     for kind in KINDS {
         let objects = value.get(kind).and_then(|v| v.as_object()).into_iter().flatten();

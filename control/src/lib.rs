@@ -8,10 +8,12 @@
 //! ```
 
 pub mod api;
+pub mod attach;
 pub mod client;
 pub mod controller;
 pub mod daemon;
 pub mod docker;
+mod endpoint;
 pub mod error;
 pub mod files;
 mod follow;

@@ -3,6 +3,7 @@
 //! Desired state is what somebody asked for; observed state is what is. Both are plain data. [`keys`] says
 //! which keys each object has, so that a misspelt one is refused by name.
 
+pub mod attach;
 pub mod docker;
 pub mod follow;
 pub mod keys;
@@ -33,6 +34,26 @@ pub enum Owner {
     Docker,
     /// The CNI plugin.
     Cni,
+    /// Podman's network plugin.
+    Podman,
+}
+
+impl Owner {
+    /// As files and messages write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Owner::Cli => "cli",
+            Owner::Config => "config",
+            Owner::Docker => "docker",
+            Owner::Cni => "cni",
+            Owner::Podman => "podman",
+        }
+    }
+
+    /// Whether that is a program which makes its objects again by itself, and removes them.
+    pub fn is_plugin(self) -> bool {
+        matches!(self, Owner::Docker | Owner::Cni | Owner::Podman)
+    }
 }
 
 /// All that is desired. The format of the state file and of `trunkline apply`.
@@ -66,6 +87,12 @@ pub struct Desired {
     /// The docker plugin, with what docker made; absent: it was never enabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<docker::DockerSpec>,
+    /// Networks that attachments are of, as `OWNER:NAME`.
+    #[serde(default, rename = "network", skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, attach::Network>,
+    /// What CNI and podman attached, by [`attach::attachment_id`].
+    #[serde(default, rename = "attachment", skip_serializing_if = "BTreeMap::is_empty")]
+    pub attachments: BTreeMap<String, attach::Attachment>,
 }
 
 /// A desired bridge.
@@ -306,12 +333,57 @@ pub struct LinkSpec {
     /// Default gateways, at most one of each family.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
+    /// Other routes by this interface.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<LinkRoute>,
     /// The interface's address; absent: drawn once and kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// 68 to 65535; absent: 1500. Below 1280 is refused with an IPv6 address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+}
+
+/// A route of an interface, written like `10.8.0.0/16 via 10.7.0.254`, or `10.8.0.0/16` for what is on the link.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkRoute {
+    /// Where to; not everything: that is what gateways are for.
+    pub to: IpNet,
+    /// By which router.
+    pub via: Option<IpAddr>,
+}
+
+impl std::fmt::Display for LinkRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.to)?;
+        self.via.map_or(Ok(()), |via| write!(f, " via {via}"))
+    }
+}
+
+impl std::str::FromStr for LinkRoute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LinkRoute, String> {
+        let wrong = || format!("'{text}' is not a route; write it like '10.8.0.0/16 via 10.7.0.254'");
+        let (to, via) = match text.split_once(" via ") {
+            Some((to, via)) => (to, Some(via.trim().parse().map_err(|_| wrong())?)),
+            None => (text, None),
+        };
+        let to: IpNet = to.trim().parse().map_err(|_| wrong())?;
+        Ok(LinkRoute { to, via })
+    }
+}
+
+impl Serialize for LinkRoute {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for LinkRoute {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<LinkRoute, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// An interface taken over.

@@ -10,12 +10,15 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 use trunkline_packet::MacAddr;
 use trunkline_ports::netns::Netns;
 
+use crate::model::LinkRoute;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod host;
@@ -239,20 +242,57 @@ impl Session {
         }
     }
 
+    /// Makes a route. One that is there already is no error.
+    ///
+    /// # Errors
+    /// `Conflict` when the namespace has another route to there.
+    pub(crate) fn add_route(&self, link: &Link, route: LinkRoute) -> Result<()> {
+        match self.runtime.block_on(self.handle.route().add(message(link, route)).execute()).map_err(netlink)
+        {
+            Err(e) if e.raw_os_error() == Some(EEXIST) => {
+                if self.routes(link)?.contains(&route) {
+                    return Ok(());
+                }
+                let what = format!("cannot make the route {route}: the namespace has another one to there");
+                Err(Error::conflict(what).hint("delete that route, or leave this one out"))
+            }
+            other => other.map_err(|e| explain(format!("cannot make the route {route}"), &e)),
+        }
+    }
+
+    /// Removes a route; one that is not there is no error.
+    pub(crate) fn del_route(&self, link: &Link, route: LinkRoute) -> Result<()> {
+        match self.runtime.block_on(self.handle.route().del(message(link, route)).execute()).map_err(netlink)
+        {
+            Err(e) if e.raw_os_error() == Some(ESRCH) => Ok(()),
+            other => other.map_err(|e| explain(format!("cannot remove the route {route}"), &e)),
+        }
+    }
+
+    /// Routes of the main table by an interface, without default ones and those the kernel made.
+    pub(crate) fn routes(&self, link: &Link) -> Result<Vec<LinkRoute>> {
+        Ok(self.all_routes()?.iter().filter_map(|r| route_by(r, link.index)).collect())
+    }
+
     /// Gateways of the default routes that lead out by an interface.
     pub(crate) fn defaults(&self, link: &Link) -> Result<Vec<IpAddr>> {
-        let mut gateways = Vec::new();
+        Ok(self.all_routes()?.iter().filter_map(|r| default_by(r, link.index)).collect())
+    }
+
+    /// Routes of both families; those of other tables are among them.
+    fn all_routes(&self) -> Result<Vec<RouteMessage>> {
+        let mut routes = Vec::new();
         for query in
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         {
             let get = self.handle.route().get(query).execute();
-            let routes: Vec<RouteMessage> = self
+            let of_family: Vec<RouteMessage> = self
                 .runtime
                 .block_on(get.try_collect())
                 .map_err(|e| explain("cannot read the routes", &netlink(e)))?;
-            gateways.extend(routes.iter().filter_map(|r| default_by(r, link.index)));
+            routes.extend(of_family);
         }
-        Ok(gateways)
+        Ok(routes)
     }
 }
 
@@ -269,6 +309,56 @@ fn default_route(link: &Link, gateway: IpAddr) -> RouteMessage {
             RouteMessageBuilder::<Ipv6Addr>::new().output_interface(link.index).gateway(g).build()
         }
     }
+}
+
+fn message(link: &Link, route: LinkRoute) -> RouteMessage {
+    let prefix = route.to.prefix_len();
+    match (route.to.addr(), route.via) {
+        (IpAddr::V4(to), via) => {
+            let message = RouteMessageBuilder::<Ipv4Addr>::new()
+                .output_interface(link.index)
+                .destination_prefix(to, prefix);
+            match via {
+                Some(IpAddr::V4(via)) => message.gateway(via).build(),
+                // Without a router it is on the link, and says so (as `ip route` does).
+                _ => message.scope(RouteScope::Link).build(),
+            }
+        }
+        (IpAddr::V6(to), via) => {
+            let message = RouteMessageBuilder::<Ipv6Addr>::new()
+                .output_interface(link.index)
+                .destination_prefix(to, prefix);
+            match via {
+                Some(IpAddr::V6(via)) => message.gateway(via).build(),
+                _ => message.build(),
+            }
+        }
+    }
+}
+
+/// The route, if it is one of the main table by that interface that somebody made.
+fn route_by(route: &RouteMessage, index: u32) -> Option<LinkRoute> {
+    let header = &route.header;
+    let made = header.protocol != RouteProtocol::Kernel && header.kind == RouteType::Unicast;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.destination_prefix_length == 0 || !made {
+        return None;
+    }
+    let (mut by, mut via, mut to) = (None, None, None);
+    let ip = |address: &RouteAddress| match address {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    };
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => by = Some(*oif),
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::Destination(address) => to = ip(address),
+            _ => {}
+        }
+    }
+    let to = IpNet::new(to?, header.destination_prefix_length).ok()?;
+    (by == Some(index)).then_some(LinkRoute { to, via })
 }
 
 /// The gateway, if this is a default route of the main table by that interface.

@@ -68,7 +68,7 @@ fn list(bridges: &[BridgeStatus], out: &Output) -> String {
             b.ports.len().to_string(),
             format!("{} of {}", b.macs, b.spec.max_macs),
             format!("{} s", b.spec.ageing),
-            topology::owner(b.spec.owner).to_owned(),
+            b.spec.owner.name().to_owned(),
         ]);
     }
     table.render(out)

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use trunkline_control::model::docker::{DockerEndpoint, DockerNetwork, DockerStatus};
+use trunkline_control::model::attach::{Network, Published};
+use trunkline_control::model::docker::{DockerEndpoint, DockerStatus};
 
 use super::{Context, Outcome, in_lines};
 use crate::args::DockerCommand;
@@ -74,7 +75,7 @@ fn show(status: &DockerStatus, out: &Output) -> String {
     text
 }
 
-fn notes(network: &DockerNetwork) -> String {
+fn notes(network: &Network) -> String {
     let mut notes = Vec::new();
     if network.internal {
         notes.push("internal".to_owned());
@@ -91,7 +92,7 @@ fn notes(network: &DockerNetwork) -> String {
 
 /// As `docker ps` would show them.
 fn published(endpoint: &DockerEndpoint) -> String {
-    let one = |p: &trunkline_control::model::docker::DockerPort| {
+    let one = |p: &Published| {
         let host = SocketAddr::new(p.host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), p.port);
         format!("{host}->{}/{}", p.to, p.proto.name())
     };

@@ -67,7 +67,7 @@ fn list(gateways: &[GatewayStatus], out: &Output) -> String {
             plain(joined(&g.spec.addresses)),
             topology::state(g.state),
             plain(serves(&g.spec)),
-            plain(topology::owner(g.spec.owner).to_owned()),
+            plain(g.spec.owner.name().to_owned()),
         ]);
         if !g.reason.is_empty() {
             table.note(Look::Bad, &g.reason);
@@ -104,7 +104,7 @@ fn show(gateway: &GatewayStatus) -> String {
     lines.push(("ra", if spec.ra { "true".into() } else { String::new() }));
     lines.push(("dns", joined(&spec.dns)));
     lines.push(("domain", spec.domain.clone().unwrap_or_default()));
-    lines.push(("owner", topology::owner(spec.owner).to_owned()));
+    lines.push(("owner", spec.owner.name().to_owned()));
     super::in_lines(&lines)
 }
 

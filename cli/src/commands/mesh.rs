@@ -100,7 +100,7 @@ fn list(meshes: &[MeshStatus], out: &Output) -> String {
             plain(mesh.peers.len().to_string()),
             (if up == mesh.peers.len() { Look::Good } else { Look::Bad }, up.to_string()),
             plain(least.map_or_else(String::new, |mtu| mtu.to_string())),
-            plain(topology::owner(mesh.spec.owner).to_owned()),
+            plain(mesh.spec.owner.name().to_owned()),
         ]);
     }
     table.render(out)

@@ -132,7 +132,7 @@ fn list(rules: &[NatStatus], out: &Output) -> String {
             plain(count(r.flows)),
             plain(count(r.packets)),
             plain(bytes(r.bytes)),
-            plain(topology::owner(r.spec.owner).to_owned()),
+            plain(r.spec.owner.name().to_owned()),
         ]);
         if !r.reason.is_empty() {
             table.note(Look::Bad, &r.reason);

@@ -85,7 +85,7 @@ fn list(ports: &[PortStatus], out: &Output) -> String {
             plain(p.mac.clone().unwrap_or_default()),
             plain(if p.mtu == 0 { String::new() } else { p.mtu.to_string() }),
             plain(p.macs.to_string()),
-            plain(topology::owner(p.spec.owner).to_owned()),
+            plain(p.spec.owner.name().to_owned()),
         ]);
         if !p.reason.is_empty() {
             table.note(Look::Bad, &p.reason);
@@ -122,7 +122,7 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
     lines.push(("options", options(spec)));
     let labels: Vec<_> = spec.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     lines.push(("labels", labels.join(" ")));
-    lines.push(("owner", topology::owner(spec.owner).to_owned()));
+    lines.push(("owner", spec.owner.name().to_owned()));
     let width = 12;
     let text: String =
         lines.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k:width$}{v}\n")).collect();

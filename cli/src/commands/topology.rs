@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use trunkline_control::model::{
-    BridgeStatus, DaemonStatus, Event, Owner, PortKind, PortSpec, PortState, PortStats, PortStatus,
-    TunnelSpec, VlanMode,
+    BridgeStatus, DaemonStatus, Event, PortKind, PortSpec, PortState, PortStats, PortStatus, TunnelSpec,
+    VlanMode,
 };
 use trunkline_control::validate;
 
@@ -235,16 +235,6 @@ fn addresses_of(spec: &PortSpec) -> Vec<String> {
 /// The port's addresses.
 pub(super) fn addresses(spec: &PortSpec) -> String {
     addresses_of(spec).join(" ")
-}
-
-/// Who made it.
-pub(super) fn owner(owner: Owner) -> &'static str {
-    match owner {
-        Owner::Cli => "cli",
-        Owner::Config => "config",
-        Owner::Docker => "docker",
-        Owner::Cni => "cni",
-    }
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ fn list(uplinks: &[UplinkStatus], out: &Output) -> String {
             plain(joined(&u.gateways)),
             plain(joined(&u.ports)),
             topology::state(u.state),
-            plain(topology::owner(u.spec.owner).to_owned()),
+            plain(u.spec.owner.name().to_owned()),
         ]);
         for (look, text) in [(Look::Bad, &u.reason), (Look::Dim, &u.warning)] {
             if !text.is_empty() {
@@ -102,7 +102,7 @@ fn show(uplink: &UplinkStatus) -> String {
         ("mac", uplink.mac.clone().unwrap_or_default()),
         ("mtu", if uplink.mtu == 0 { String::new() } else { uplink.mtu.to_string() }),
         ("nd-proxy", joined(&uplink.spec.nd_proxy)),
-        ("owner", topology::owner(uplink.spec.owner).to_owned()),
+        ("owner", uplink.spec.owner.name().to_owned()),
     ];
     super::in_lines(&lines)
 }
@@ -180,7 +180,7 @@ fn routes_table(routes: &[RouteStatus], out: &Output) -> String {
             plain(origin.to_owned()),
             topology::state(r.state),
             plain(r.name.clone().unwrap_or_default()),
-            plain(r.owner.map_or_else(String::new, |o| topology::owner(o).to_owned())),
+            plain(r.owner.map_or_else(String::new, |o| o.name().to_owned())),
         ]);
         if !r.reason.is_empty() {
             table.note(Look::Bad, &r.reason);

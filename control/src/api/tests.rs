@@ -32,8 +32,9 @@ fn daemon() -> Daemon {
     let shutdown = async {
         let _ = stopped.await;
     };
-    let served =
-        tokio::spawn(serve(controller.clone(), Plugin::new(controller.clone(), None), listener, shutdown));
+    let (docker, attachments) =
+        (Plugin::new(controller.clone(), None), crate::attach::Attachments::new(controller.clone()));
+    let served = tokio::spawn(serve(controller.clone(), docker, attachments, listener, shutdown));
     let client = Client::new(dir.path());
     Daemon { dir, client, controller, world, stop: Some(stop), served }
 }

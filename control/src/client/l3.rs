@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Client, segment};
 use crate::Result;
+use crate::model::attach::{Attach, AttachmentStatus};
 use crate::model::docker::DockerStatus;
 use crate::model::l3::{
     CtCount, CtFilter, CtRow, CtSpec, GatewaySpec, GatewayStatus, LeaseRow, NatSpec, NatStatus, NeighbourRow,
@@ -41,6 +42,38 @@ fn one<T: Collection>(name: &str) -> String {
 }
 
 impl Client {
+    /// `GET /v1/attachments`
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn attachments(&self) -> Result<Vec<AttachmentStatus>> {
+        self.get("/v1/attachments").await
+    }
+
+    /// `POST /v1/attachments`: a container's interface in a network, or nothing of it.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn attach(&self, asked: &Attach) -> Result<AttachmentStatus> {
+        self.send(Method::POST, "/v1/attachments", asked).await
+    }
+
+    /// `GET /v1/attachments/{id}`, with what the interface is like now.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn attachment(&self, id: &str) -> Result<AttachmentStatus> {
+        self.get(&format!("/v1/attachments/{}", segment(id))).await
+    }
+
+    /// `DELETE /v1/attachments/{id}`; one that is not there is no error.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn detach(&self, id: &str) -> Result<()> {
+        self.delete(&format!("/v1/attachments/{}", segment(id))).await
+    }
+
     /// `GET /v1/docker`
     ///
     /// # Errors

@@ -6,7 +6,10 @@ use ipnet::IpNet;
 
 use super::protocol::{CreateEndpoint, Interface, InterfaceName, Joined};
 use super::{mac_of, short};
-use crate::model::docker::{DockerEndpoint, DockerNetwork, DockerSpec};
+use crate::endpoint::no_gateway;
+use crate::endpoint::ports::{Held, Publisher};
+use crate::model::attach::{Network, Published};
+use crate::model::docker::{DockerEndpoint, DockerSpec};
 use crate::model::{Desired, LinkSpec, Owner, PortKind, PortSpec, TapSpec};
 use crate::{Error, Result};
 
@@ -38,7 +41,7 @@ fn no_endpoint(id: &str) -> Error {
         .hint("its state was lost: restart the container")
 }
 
-pub(super) fn find<'d>(desired: &'d Desired, id: &str) -> Result<(&'d DockerNetwork, &'d DockerEndpoint)> {
+pub(super) fn find<'d>(desired: &'d Desired, id: &str) -> Result<(&'d Network, &'d DockerEndpoint)> {
     let docker = desired.docker.as_ref().ok_or_else(|| no_endpoint(id))?;
     let endpoint = docker.endpoints.get(id).ok_or_else(|| no_endpoint(id))?;
     let network = docker.networks.get(&endpoint.network).ok_or_else(|| no_network(&endpoint.network))?;
@@ -101,7 +104,7 @@ fn mac_of_id(id: &str) -> String {
 }
 
 /// The port of an endpoint.
-fn port(id: &str, network: &DockerNetwork, endpoint: &DockerEndpoint) -> PortSpec {
+fn port(id: &str, network: &Network, endpoint: &DockerEndpoint) -> PortSpec {
     let link = LinkSpec { mac: Some(endpoint.mac.clone()), mtu: network.mtu, ..LinkSpec::default() };
     let tap =
         TapSpec { ifname: Some(interface(id, endpoint)), handed_over: true, link, ..TapSpec::default() };
@@ -144,6 +147,26 @@ pub(super) fn leave(desired: &mut Desired, id: &str) {
     if let Ok(endpoint) = find_mut(&mut desired.docker, id) {
         endpoint.sandbox = None;
     }
+}
+
+/// Publishes ports of an endpoint. `outside`: the addresses in force on the network's uplink.
+pub(super) fn publish(
+    desired: &mut Desired,
+    id: &str,
+    held: &[Held],
+    outside: &[IpAddr],
+) -> Result<Vec<Published>> {
+    unpublish(desired, id);
+    let (network, endpoint) = find(desired, id)?;
+    let (network, endpoint) = (network.clone(), endpoint.clone());
+    if endpoint.addresses.is_empty() || network.gateways.is_empty() || network.internal {
+        return Err(no_gateway("create it with a subnet, and without --internal"));
+    }
+    let (stem, addresses) = (port_name(id), &endpoint.addresses);
+    let publisher = Publisher { owner: Owner::Docker, stem: &stem, network: &network, addresses };
+    let published = publisher.publish(desired, held, outside);
+    find_mut(&mut desired.docker, id)?.published.clone_from(&published);
+    Ok(published)
 }
 
 /// Takes an endpoint's published ports away.

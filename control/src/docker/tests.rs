@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::ports::Held;
 use super::protocol::{CreateEndpoint, CreateNetwork};
 use super::*;
+use crate::endpoint::ports::Held;
+
 use crate::model::l3::Proto;
 use crate::model::{BridgeSpec, PortKind};
 use crate::validate::validate;
@@ -55,11 +56,11 @@ fn what_docker_makes_goes_without_a_trace() {
     let held = |port, proto| Held { proto, host: None, port, to: 80 };
     let outside = ["192.0.2.10".parse().unwrap()];
     let all = [held(8080, Proto::Tcp), held(8080, Proto::Udp), held(8081, Proto::Tcp)];
-    let published = ports::publish(&mut desired, END, &all, &outside).unwrap();
+    let published = endpoints::publish(&mut desired, END, &all, &outside).unwrap();
     assert!(published.iter().all(|p| p.nat.len() == 2 && p.link == p.port), "{published:?}");
     validate(&desired).unwrap();
     // Docker replaces them as a whole.
-    ports::publish(&mut desired, END, &all[..1], &outside).unwrap();
+    endpoints::publish(&mut desired, END, &all[..1], &outside).unwrap();
     assert_eq!(desired.nat.len(), 3);
 
     for _ in 0..2 {

@@ -59,7 +59,7 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
     merge_docker(current, file.docker, &mut merged, &mut changes);
     for (name, port) in &merged.ports {
         if current.bridges.contains_key(&port.bridge) && !merged.bridges.contains_key(&port.bridge) {
-            let owner = owner_name(port.owner);
+            let owner = port.owner.name();
             let error = Error::conflict(format!(
                 "bridge {} is not in the file, but port {name} (owner: {owner}) is on it",
                 port.bridge
@@ -76,7 +76,7 @@ pub fn merge_apply(current: &Desired, file: Desired) -> Result<(Desired, Vec<Str
             return Err(Error::conflict(format!(
                 "bridge {} is not in the file, but mesh {name} (owner: {}) is on it",
                 mesh.bridge,
-                owner_name(mesh.owner)
+                mesh.owner.name()
             ))
             .hint(format!(
                 "add [bridge.{}] to the file, or remove the mesh: trunkline mesh del {name}",
@@ -211,17 +211,17 @@ fn merge_one<T: Serialize + PartialEq>(
         return Ok(None);
     };
     let keys = differing_keys(old, new);
-    let foreign = matches!(owner(old), Owner::Docker | Owner::Cni).then(|| owner(old));
+    let foreign = Some(owner(old)).filter(|o| o.is_plugin());
     if keys.is_empty() {
         return Ok(foreign);
     }
     if let Some(owner) = foreign {
         return Err(Error::conflict(format!(
             "{kind} {name} belongs to {} and differs from the file in {}",
-            owner_name(owner),
+            owner.name(),
             keys.join(", ")
         ))
-        .hint(format!("leave it out of the file, or remove it where it was made ({})", owner_name(owner))));
+        .hint(format!("leave it out of the file, or remove it where it was made ({})", owner.name())));
     }
     changes.push(format!("changed {kind} {name} ({})", keys.join(", ")));
     Ok(None)
@@ -236,15 +236,6 @@ fn differing_keys<T: Serialize>(old: &T, new: &T) -> Vec<String> {
     let (old, new) = (map(old), map(new));
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).filter(|k| *k != "owner").collect();
     keys.into_iter().filter(|k| old.get(*k) != new.get(*k)).cloned().collect()
-}
-
-fn owner_name(owner: Owner) -> &'static str {
-    match owner {
-        Owner::Cli => "cli",
-        Owner::Config => "config",
-        Owner::Docker => "docker",
-        Owner::Cni => "cni",
-    }
 }
 
 impl Desired {

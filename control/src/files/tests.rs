@@ -97,7 +97,7 @@ fn an_export_reads_back_as_the_same() {
     let mut d = parse("web.toml", WEB).unwrap();
     d.bridges.get_mut("br0").unwrap().owner = Owner::Config;
     let web = d.ports.get_mut("web").unwrap();
-    web.owner = Owner::Cni;
+    web.owner = Owner::Config;
     let PortKind::Tap(tap) = &mut web.kind else { panic!("{web:?}") };
     tap.netns_id = Some("4:4026531840".into());
     let text = export(&d);

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::l3::{Proto, is_true, yes};
-use super::{Owner, is_false, l3keys};
+use super::attach::{Network, Published};
+use super::l3::{is_true, yes};
+use super::{Owner, l3keys};
 
 /// The docker plugin, with the networks and endpoints that docker made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct DockerSpec {
     pub socket: Option<String>,
     /// Docker's networks by their ids. Not part of files given to `apply`, as all the rest here.
     #[serde(default, rename = "network", skip_serializing_if = "BTreeMap::is_empty")]
-    pub networks: BTreeMap<String, DockerNetwork>,
+    pub networks: BTreeMap<String, Network>,
     /// Docker's endpoints by their ids.
     #[serde(default, rename = "endpoint", skip_serializing_if = "BTreeMap::is_empty")]
     pub endpoints: BTreeMap<String, DockerEndpoint>,
@@ -61,47 +62,6 @@ impl DockerSpec {
     }
 }
 
-/// A network of docker's: a bridge or one VLAN of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DockerNetwork {
-    /// Its bridge.
-    pub bridge: String,
-    /// The bridge was made for it and goes with it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub own_bridge: bool,
-    /// The VLAN of its containers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<u16>,
-    /// Its subnets.
-    #[serde(default, with = "l3keys::nets", skip_serializing_if = "Vec::is_empty")]
-    pub subnets: Vec<IpNet>,
-    /// The gateway's addresses, of which containers get their default routes.
-    #[serde(default, with = "l3keys::addrs", skip_serializing_if = "Vec::is_empty")]
-    pub gateways: Vec<IpAddr>,
-    /// The gateway was made for it and goes with it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub own_gateway: bool,
-    /// Nothing leads out of it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub internal: bool,
-    /// Its containers may talk to each other.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
-    pub icc: bool,
-    /// MTU of its interfaces, bytes; absent: 1500, or what a mesh carries.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
-    /// Its way out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uplink: Option<String>,
-    /// Published ports go through the daemon, not through the uplink's NAT.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub proxy: bool,
-    /// NAT rules that were made for it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nat: Vec<String>,
-}
-
 /// A container's place in a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -121,27 +81,7 @@ pub struct DockerEndpoint {
     pub sandbox: Option<String>,
     /// Its published ports.
     #[serde(default, rename = "publish", skip_serializing_if = "Vec::is_empty")]
-    pub published: Vec<DockerPort>,
-}
-
-/// A published port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DockerPort {
-    /// Of which protocol.
-    pub proto: Proto,
-    /// The host's address; absent: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<IpAddr>,
-    /// The host's port.
-    pub port: u16,
-    /// The container's port.
-    pub to: u16,
-    /// The port of the link between the host and the switch that leads to it.
-    pub link: u16,
-    /// NAT rules that were made for it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nat: Vec<String>,
+    pub published: Vec<Published>,
 }
 
 /// An address pool of the IPAM driver.
@@ -173,7 +113,7 @@ pub struct DockerStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Docker's networks by their ids.
-    pub networks: BTreeMap<String, DockerNetwork>,
+    pub networks: BTreeMap<String, Network>,
     /// Docker's endpoints by their ids.
     pub endpoints: BTreeMap<String, DockerEndpoint>,
 }

@@ -15,8 +15,8 @@ use super::l3keys;
 pub use super::l3keys::{L3Object, check_spec};
 use super::tunnel::Inherit;
 use super::{
-    AfpacketSpec, Follow, HostSpec, InnerVlan, LinkSpec, MeshSpec, MeshType, OffloadMode, Owner, PortKind,
-    PortSpec, ReplaySpec, StaticFdb, TapSpec, TunnelSpec, VlanMode,
+    AfpacketSpec, Follow, HostSpec, InnerVlan, LinkRoute, LinkSpec, MeshSpec, MeshType, OffloadMode, Owner,
+    PortKind, PortSpec, ReplaySpec, StaticFdb, TapSpec, TunnelSpec, VlanMode,
 };
 use crate::{Error, Result};
 
@@ -63,10 +63,11 @@ const TAP: &[&str] = &[
     "queues",
     "addresses",
     "gateways",
+    "routes",
     "mac",
     "mtu",
 ];
-const HOST: &[&str] = &["ifname", "queues", "addresses", "gateways", "mac", "mtu"];
+const HOST: &[&str] = &["ifname", "queues", "addresses", "gateways", "routes", "mac", "mtu"];
 const AFPACKET: &[&str] = &["interface", "force"];
 const REPLAY: &[&str] = &["file", "rate", "count"];
 /// Tunnels of every type, of meshes too.
@@ -127,7 +128,19 @@ impl Object<'_> {
     fn keys(&self) -> Vec<&'static str> {
         match self {
             Object::Desired => {
-                vec!["bridge", "port", "mesh", "gateway", "uplink", "route", "nat", "ct", "docker"]
+                vec![
+                    "bridge",
+                    "port",
+                    "mesh",
+                    "gateway",
+                    "uplink",
+                    "route",
+                    "nat",
+                    "ct",
+                    "docker",
+                    "network",
+                    "attachment",
+                ]
             }
             Object::L3(object) => object.keys(),
             Object::Bridge(_) => vec!["owner", "ageing", "max-macs", "fdb"],
@@ -351,6 +364,7 @@ struct PortKeys {
     queues: Option<u16>,
     addresses: Option<Vec<Address>>,
     gateways: Option<Vec<Gateway>>,
+    routes: Option<Vec<LinkRoute>>,
     mac: Option<String>,
     // AF_PACKET ports.
     interface: Option<String>,
@@ -425,6 +439,7 @@ impl TryFrom<PortKeys> for PortSpec {
         let link = LinkSpec {
             addresses: k.addresses.unwrap_or_default().into_iter().map(|a| a.0).collect(),
             gateways: k.gateways.unwrap_or_default().into_iter().map(|g| g.0).collect(),
+            routes: k.routes.unwrap_or_default(),
             mac: k.mac.map(|mac| canonical_mac(&mac)),
             mtu: k.mtu,
         };

@@ -10,7 +10,7 @@ use trunkline_packet::MacAddr;
 use trunkline_ports::netns::Netns;
 use trunkline_ports::tap::{Tap, TapConfig};
 
-use crate::model::{Follow, LinkSpec, OffloadMode, PortKind, PortSpec};
+use crate::model::{Follow, LinkRoute, LinkSpec, OffloadMode, PortKind, PortSpec};
 use crate::net::{Link, Session, explain, session};
 use crate::{Error, ErrorKind, Result};
 
@@ -389,18 +389,26 @@ struct State {
     mtu: Option<u32>,
     addresses: Vec<ipnet::IpNet>,
     gateways: Vec<IpAddr>,
+    routes: Vec<LinkRoute>,
     up: bool,
 }
 
 impl State {
     /// A TAP just made.
     fn fresh() -> State {
-        State { mac: None, mtu: Some(DEFAULT_MTU), addresses: Vec::new(), gateways: Vec::new(), up: false }
+        State {
+            mac: None,
+            mtu: Some(DEFAULT_MTU),
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            routes: Vec::new(),
+            up: false,
+        }
     }
 
     /// An interface somebody else made: what is asked for is added to what it has.
     fn found(link: &Link) -> State {
-        State { mac: link.mac, mtu: Some(link.mtu), addresses: Vec::new(), gateways: Vec::new(), up: link.up }
+        State { mac: link.mac, mtu: Some(link.mtu), up: link.up, ..State::fresh() }
     }
 
     /// The same, with those of the wished-for addresses and gateways that it has already.
@@ -410,6 +418,8 @@ impl State {
         state.addresses.retain(|a| wanted.addresses.contains(a));
         state.gateways = s.defaults(link)?;
         state.gateways.retain(|g| wanted.gateways.contains(g));
+        state.routes = s.routes(link)?;
+        state.routes.retain(|r| wanted.routes.contains(r));
         Ok(state)
     }
 
@@ -420,6 +430,7 @@ impl State {
             mtu: link.mtu.or((!adopted).then_some(default_mtu)),
             addresses: link.addresses.clone(),
             gateways: link.gateways.clone(),
+            routes: link.routes.clone(),
             up: true,
         }
     }
@@ -455,7 +466,11 @@ fn steps<'a>(
             undo.push(Box::new(move |s| s.set_mac(link, old)));
         }
     }
-    // Gateways go before the addresses that reach them, and come after.
+    // Routes go before the addresses that reach their routers, and come after.
+    for &route in from.routes.iter().filter(|r| !to.routes.contains(r)) {
+        s.del_route(link, route)?;
+        undo.push(Box::new(move |s| s.add_route(link, route)));
+    }
     for &gateway in from.gateways.iter().filter(|g| !to.gateways.contains(g)) {
         s.del_default(link, gateway)?;
         undo.push(Box::new(move |s| s.add_default(link, gateway)));
@@ -485,6 +500,10 @@ fn steps<'a>(
     for &gateway in to.gateways.iter().filter(|g| !from.gateways.contains(g)) {
         s.add_default(link, gateway)?;
         undo.push(Box::new(move |s| s.del_default(link, gateway)));
+    }
+    for &route in to.routes.iter().filter(|r| !from.routes.contains(r)) {
+        s.add_route(link, route)?;
+        undo.push(Box::new(move |s| s.del_route(link, route)));
     }
     Ok(())
 }

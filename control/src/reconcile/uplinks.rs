@@ -93,7 +93,7 @@ pub(super) struct Published {
     udp: Vec<(u16, u16)>,
     tunnels: Vec<(u16, u16)>,
     gre: bool,
-    /// Those for which the docker plugin has a socket: it is the process that uses them.
+    /// Those for which the daemon has a socket: it is the process that uses them.
     held: Vec<(u16, u16)>,
 }
 
@@ -105,7 +105,7 @@ impl Published {
             if let NatSpec { kind: NatKind::Publish(p), .. } = spec {
                 let of_proto = if p.proto == Proto::Tcp { &mut all.tcp } else { &mut all.udp };
                 of_proto.push((p.port.first, p.port.last));
-                if spec.owner == Owner::Docker {
+                if spec.owner.is_plugin() {
                     all.held.push((p.port.first, p.port.last));
                 }
             }
@@ -354,7 +354,7 @@ fn see_own(own: &OwnUplink, adopted: &Adopted) -> Result<Seen> {
 /// The host's side of an uplink, as a port would be written.
 fn host_port(name: &str, host: &HostUplink) -> PortSpec {
     let addresses = host.addresses.iter().filter_map(|net| host_side(host, net)).collect();
-    let link = LinkSpec { addresses, gateways: Vec::new(), mac: other_mac(host), mtu: host.mtu };
+    let link = LinkSpec { addresses, mac: other_mac(host), mtu: host.mtu, ..LinkSpec::default() };
     let ifname = Some(ifname(name, host).to_owned());
     PortSpec::new(Owner::Cli, "", PortKind::Host(HostSpec { ifname, queues: None, link }))
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{is_name_byte, object_name, shorten, station_mac, tunnel, vlan};
-use crate::model::{LinkSpec, PortKind, PortSpec, TapSpec};
+use crate::model::{LinkRoute, LinkSpec, PortKind, PortSpec, TapSpec};
 use crate::{Error, Result};
 
 /// Longest name of an interface, bytes (`IFNAMSIZ` less the terminator).
@@ -13,6 +13,8 @@ const MAX_IFNAME: usize = 15;
 /// Least MTU that IPv6 runs on (RFC 8200 §5).
 const MIN_IPV6_MTU: u32 = 1280;
 const MAX_ADDRESSES: usize = 64;
+/// Routes of one interface.
+const MAX_ROUTES: usize = 64;
 const MAX_LABELS: usize = 64;
 
 /// Checks a port by itself: all but whether its bridge and the interface are there.
@@ -161,7 +163,38 @@ pub(super) fn link(link: &LinkSpec) -> Result<()> {
                 .hint("give one gateway for each of IPv4 and IPv6"));
         }
     }
+    if link.routes.len() > MAX_ROUTES {
+        return Err(Error::invalid(format!("{} routes are too many", link.routes.len()))
+            .hint(format!("use {MAX_ROUTES}")));
+    }
+    for (i, r) in link.routes.iter().enumerate() {
+        route(r, &link.addresses).map_err(|e| e.within(format!("route {r}")))?;
+        if link.routes[..i].iter().any(|other| other.to == r.to) {
+            return Err(Error::invalid(format!("there are two routes to {}", r.to)));
+        }
+    }
     mtu(link)
+}
+
+fn route(route: &LinkRoute, addresses: &[IpNet]) -> Result<()> {
+    let LinkRoute { to, via } = route;
+    if to.prefix_len() == 0 {
+        return Err(Error::invalid("this is a default route").hint("give its router as a gateway"));
+    }
+    if to.addr() != to.network() {
+        return Err(Error::invalid(format!("{to} is an address of {}", to.trunc()))
+            .hint(format!("write {} for the network", to.trunc())));
+    }
+    if !addresses.iter().any(|a| a.addr().is_ipv4() == to.addr().is_ipv4()) {
+        return Err(Error::invalid("the interface has no address of that family"));
+    }
+    match via {
+        Some(via) if via.is_ipv4() != to.addr().is_ipv4() => {
+            Err(Error::invalid("the router is of another family").hint("give one of the same"))
+        }
+        Some(via) => gateway(via, addresses),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn address(net: &IpNet) -> Result<()> {

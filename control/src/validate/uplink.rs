@@ -86,7 +86,7 @@ fn link(addresses: &[IpNet], gateways: &[IpAddr], mac: Option<&str>, mtu: Option
         station_mac(mac)?;
     }
     let (addresses, gateways) = (addresses.to_vec(), gateways.to_vec());
-    port::link(&LinkSpec { addresses, gateways, mac: None, mtu })
+    port::link(&LinkSpec { addresses, gateways, mtu, ..LinkSpec::default() })
 }
 
 fn host_addresses(host: &HostUplink) -> Result<()> {

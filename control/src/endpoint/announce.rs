@@ -23,7 +23,7 @@ const ICMPV6: u8 = 58;
 
 /// Announces the addresses of the interface with this MAC address as soon as docker has set it up in the
 /// container's namespace, where it is no longer called `name`.
-pub(super) fn when_there(sandbox: String, mac: String, name: String) {
+pub(crate) fn when_there(sandbox: String, mac: String, name: String) {
     let Ok(mac) = mac.parse::<MacAddr>() else { return };
     if sandbox.is_empty() {
         return;
@@ -41,6 +41,12 @@ pub(super) fn when_there(sandbox: String, mac: String, name: String) {
             }
         }
     });
+}
+
+/// Announces the addresses of an interface that is set up.
+pub(crate) fn now(netns: &str, interface: &str, mac: MacAddr, addresses: &[IpAddr]) {
+    // A container that has ended needs none.
+    let _ = Netns::open(netns).and_then(|netns| netns.run(|| send(interface, mac, addresses))?);
 }
 
 /// The interface with its addresses, once it is set up.

@@ -15,7 +15,6 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
 use super::ports::Held;
-use super::protocol::PortBinding;
 use crate::model::l3::Proto;
 use crate::{Error, Result};
 
@@ -31,35 +30,20 @@ const ATTEMPTS: usize = 16;
 
 /// A published port's sockets.
 #[derive(Debug)]
-pub(super) struct Sockets {
-    pub(super) held: Held,
+pub(crate) struct Sockets {
+    pub(crate) held: Held,
     sockets: Vec<OwnedFd>,
 }
 
-/// Takes the host's port that docker asks for.
-pub(super) fn take(binding: &PortBinding) -> Result<Sockets> {
-    let proto = match binding.proto {
-        6 => Proto::Tcp,
-        17 => Proto::Udp,
-        n => {
-            return Err(Error::invalid(format!("protocol {n} has no ports that trunkline can publish"))
-                .hint("publish TCP or UDP"));
-        }
-    };
-    let host = match binding.host_ip.parse::<IpAddr>() {
-        Ok(addr) if addr.is_unspecified() => None,
-        Ok(addr) => Some(addr),
-        Err(_) if binding.host_ip.is_empty() => None,
-        Err(_) => return Err(Error::invalid(format!("'{}' is not an address of the host", binding.host_ip))),
-    };
-    let held = |port| Held { proto, host, port, to: binding.port };
-    let last = binding.host_port_end.max(binding.host_port);
-    if binding.host_port == 0 {
+/// Takes a port of the host's: the first that is free of `wanted.port` to `last`, or any if that is 0.
+pub(crate) fn take(wanted: Held, last: u16) -> Result<Sockets> {
+    let held = |port| Held { port, ..wanted };
+    if wanted.port == 0 {
         let any = (0..ATTEMPTS).map(|_| open(held(0))).find(|taken| taken.is_ok());
         return any.unwrap_or_else(|| open(held(0)));
     }
     let mut refused = None;
-    for port in binding.host_port..=last {
+    for port in wanted.port..=last.max(wanted.port) {
         match open(held(port)) {
             Ok(sockets) => return Ok(sockets),
             Err(error) => refused = Some(refused.unwrap_or(error)),
@@ -69,7 +53,7 @@ pub(super) fn take(binding: &PortBinding) -> Result<Sockets> {
 }
 
 /// The sockets of a port; port 0 is any free one, the same over both families.
-pub(super) fn open(mut held: Held) -> Result<Sockets> {
+pub(crate) fn open(mut held: Held) -> Result<Sockets> {
     let addresses: Vec<IpAddr> = match held.host {
         Some(host) => vec![host],
         None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
@@ -122,7 +106,7 @@ fn socket(proto: Proto, at: SocketAddr) -> rustix::io::Result<(OwnedFd, u16)> {
 
 /// Tasks that carry what reaches a published port; ended and the port given back when dropped.
 #[derive(Debug)]
-pub(super) struct Carrier(Vec<JoinHandle<()>>);
+pub(crate) struct Carrier(Vec<JoinHandle<()>>);
 
 impl Drop for Carrier {
     fn drop(&mut self) {
@@ -132,7 +116,7 @@ impl Drop for Carrier {
 
 impl Sockets {
     /// Carries to `inside` from now on.
-    pub(super) fn carry(self, inside: SocketAddr) -> Result<Carrier> {
+    pub(crate) fn carry(self, inside: SocketAddr) -> Result<Carrier> {
         let mut carrier = Carrier(Vec::new());
         let proto = self.held.proto;
         for socket in self.sockets {
