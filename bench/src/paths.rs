@@ -169,6 +169,7 @@ fn route(engine: &Engine, bridge: BridgeId, masquerade: bool) -> io::Result<Port
         addresses: vec![net(Ipv4Addr::new(10, 0, 255, 254), 16)?],
         mtu: 1500,
         zone,
+        isolated: false,
         open: false,
         dhcp: None,
         ra: None,

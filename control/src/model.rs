@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod docker;
 pub mod follow;
+pub mod guard;
 pub mod keys;
 pub mod l3;
 mod l3keys;
@@ -213,6 +214,10 @@ pub struct PortSpec {
     /// Most flooded frames taken from here per second; absent or 0: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flood_limit: Option<u32>,
+    /// What the host behind it may use, and nothing else: addresses, and no DHCP server or router. None:
+    /// anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anti_spoof: Vec<guard::Allow>,
     /// Superframes and partial checksums.
     #[serde(default, skip_serializing_if = "is_default_offload")]
     pub offload: OffloadMode,
@@ -237,6 +242,7 @@ impl PortSpec {
             no_flood: false,
             max_macs: None,
             flood_limit: None,
+            anti_spoof: Vec::new(),
             offload: OffloadMode::Auto,
             labels: BTreeMap::new(),
         }
@@ -456,6 +462,9 @@ pub struct PortStatus {
     pub macs: u64,
     /// The VLAN mode in force.
     pub vlan_mode: VlanMode,
+    /// Addresses that DHCP gave to the host, where anti-spoof goes by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leased: Vec<std::net::Ipv4Addr>,
 }
 
 /// A bridge with its ports.

@@ -210,5 +210,6 @@ pub(crate) fn down_status(name: &str, spec: &PortSpec, reason: &Error) -> PortSt
         queues: 0,
         macs: 0,
         vlan_mode: vlan_mode(spec),
+        leased: Vec::new(),
     }
 }

@@ -4,6 +4,7 @@
 
 mod docker;
 mod gateway;
+mod guard;
 pub(crate) mod l3;
 pub(crate) mod nat;
 mod port;

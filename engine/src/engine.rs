@@ -291,6 +291,11 @@ impl Engine {
         let state = &mut *self.state.lock();
         let Some(p) = state.port(port) else { return };
         config.id = port;
+        if let (Some(guard), Some(before)) = (&mut config.guard, &p.config.guard)
+            && let Some(guard) = Arc::get_mut(guard)
+        {
+            guard.inherit(before);
+        }
         p.config = config;
         p.view.mtu = mtu;
         // It says which VLAN untagged frames are in.

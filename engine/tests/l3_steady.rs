@@ -63,6 +63,7 @@ fn routing_and_translation_allocate_nothing() {
             addresses: vec!["10.77.0.1/24".parse().unwrap()],
             mtu: 9000,
             zone: Zone(1),
+            isolated: false,
             open: false,
             dhcp: None,
             ra: None,

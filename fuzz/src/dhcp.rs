@@ -31,6 +31,7 @@ pub fn target(data: &[u8]) {
         addresses: vec![net],
         proxies: Vec::new(),
         nd_proxy: Vec::new(),
+        isolated: false,
         services: Arc::new(Services::default()),
     };
     let mut now = 0;

@@ -58,6 +58,7 @@ fn tables() -> Option<Tables> {
             addresses: addresses.iter().map(|a| a.parse().ok()).collect::<Option<_>>()?,
             proxies: Vec::new(),
             nd_proxy: Vec::new(),
+            isolated: false,
             services: Arc::default(),
         })
     };

@@ -1,5 +1,7 @@
 //! What users may see of the table.
 
+use std::ops::Range;
+
 use trunkline_packet::headers::proto;
 
 use crate::conn::Conn;
@@ -82,6 +84,14 @@ pub struct ConnFilter {
     pub remote: Option<Prefix>,
     /// Any of its ports or query identifiers.
     pub port: Option<u16>,
+    /// The source of its first packet, as that was, is in here.
+    pub src: Option<Prefix>,
+    /// The destination of its first packet, as that was, is in here.
+    pub dst: Option<Prefix>,
+    /// The source port of its first packet.
+    pub sport: Option<u16>,
+    /// The destination port of its first packet.
+    pub dport: Option<u16>,
     /// How far it is.
     pub state: Option<ConnState>,
     /// Translated by this rule.
@@ -103,15 +113,47 @@ impl ConnFilter {
             && self.port.is_none_or(|p| ports.iter().any(|e| e.port == p))
             && self.state.is_none_or(|s| s == c.state)
             && self.rule.is_none_or(|r| Some(r) == c.rule)
+            && self.matches_first(c)
+    }
+
+    /// The same for the first packet.
+    fn matches_first(&self, c: &ConnInfo) -> bool {
+        let (src, dst) = c.first();
+        // Queries have no ports.
+        let port = |e: Endpoint| (!matches!(c.proto, proto::ICMP | proto::ICMPV6)).then_some(e.port);
+        self.src.is_none_or(|a| a.contains(src.addr))
+            && self.dst.is_none_or(|a| a.contains(dst.addr))
+            && self.sport.is_none_or(|p| port(src) == Some(p))
+            && self.dport.is_none_or(|p| port(dst) == Some(p))
+    }
+}
+
+impl ConnInfo {
+    /// Source and destination of its first packet, before translation.
+    pub fn first(&self) -> (Endpoint, Endpoint) {
+        match self.from_outside {
+            true => (self.remote, self.external.0),
+            false => (self.local.0, self.shown),
+        }
     }
 }
 
 impl Nat {
+    /// How many slots [`Nat::connections_in`] and [`Nat::flush_in`] can be asked for.
+    pub fn slots(&self) -> usize {
+        self.table.conns.len()
+    }
+
     /// All live connections, in no order. Looks at the whole table: not for the packet path.
     pub fn connections(&self, now: u64) -> impl Iterator<Item = ConnInfo> {
+        self.connections_in(now, 0..self.slots())
+    }
+
+    /// Those of some slots. A connection stays in its slot.
+    pub fn connections_in(&self, now: u64, slots: Range<usize>) -> impl Iterator<Item = ConnInfo> {
         let now = now.saturating_sub(self.start.unwrap_or(now));
-        self.table
-            .conns
+        let slots = slots.start.min(self.slots())..slots.end.min(self.slots());
+        self.table.conns[slots]
             .iter()
             .filter(|c| !c.is_free())
             .map(move |c| self.info(c, now))
@@ -120,9 +162,19 @@ impl Nat {
 
     /// Removes the connections for which `which` holds and returns how many. Looks at the whole table: not for
     /// the packet path.
-    pub fn flush(&mut self, now: u64, mut which: impl FnMut(&ConnInfo) -> bool) -> usize {
+    pub fn flush(&mut self, now: u64, which: impl FnMut(&ConnInfo) -> bool) -> usize {
+        self.flush_in(now, 0..self.slots(), which)
+    }
+
+    /// The same for those of some slots.
+    pub fn flush_in(
+        &mut self,
+        now: u64,
+        slots: Range<usize>,
+        mut which: impl FnMut(&ConnInfo) -> bool,
+    ) -> usize {
         let (now, mut removed) = (self.since_start(now), 0);
-        for at in 0..self.table.conns.len() {
+        for at in slots.start..slots.end.min(self.slots()) {
             let conn = &self.table.conns[at];
             if !conn.is_free() && which(&self.info(conn, now)) {
                 self.table.remove(at as u32, &mut self.rules);

@@ -60,6 +60,25 @@ reasons! {
     NoDestination = "no-destination",
     /// The port's flood limit is exceeded.
     FloodLimit = "flood-limit",
+
+    /// Anti-spoof: the source MAC address is not one that the port may use.
+    GuardMac = "guard-mac",
+    /// Anti-spoof: an ARP message that is malformed, or whose sender is another MAC or IPv4 address than the port may use.
+    GuardArp = "guard-arp",
+    /// Anti-spoof: neighbour discovery for an address that the port may not use, with another's link-layer address, or in fragments (RFC 6980).
+    GuardNd = "guard-nd",
+    /// Anti-spoof: the IPv4 source address is not one that the port may use.
+    GuardIpv4 = "guard-ipv4",
+    /// Anti-spoof: the IPv6 source address is not one that the port may use.
+    GuardIpv6 = "guard-ipv6",
+    /// Anti-spoof: a message of a DHCP or DHCPv6 server or relay (RFC 7610), or of a client in another's name.
+    GuardDhcp = "guard-dhcp",
+    /// Anti-spoof: a router advertisement, redirect or renumbering (RFC 6105).
+    GuardRa = "guard-ra",
+    /// Anti-spoof: headers that cannot be looked through to what they carry: cut off, too many, in later fragments, or unknown (RFC 7113, RFC 7112).
+    GuardHidden = "guard-hidden",
+    /// Anti-spoof: neither IPv4, IPv6 nor ARP, from a port that is held to its IP addresses.
+    GuardType = "guard-type",
     /// The frame, or the segments of the superframe, are larger than the egress MTU.
     Mtu = "mtu",
     /// The frame is a superframe that the egress cannot take and software cannot segment.
@@ -193,6 +212,8 @@ reasons! {
     RouterScope = "router-scope",
     /// No route leads to the destination, or only to a bridge that is not open to this one.
     RouterNoRoute = "router-no-route",
+    /// From one host to another of a network whose hosts are not to talk to each other (`--icc=false`).
+    RouterIsolated = "router-isolated",
     /// TTL or hop limit is used up.
     RouterTtl = "router-ttl",
     /// Larger than the MTU on the way, and not to be fragmented: the sender is told.

@@ -101,6 +101,8 @@ impl EtherType {
     pub const IPV4: EtherType = EtherType(0x0800);
     /// ARP.
     pub const ARP: EtherType = EtherType(0x0806);
+    /// Reverse ARP (RFC 903), with which virtual machines announce themselves.
+    pub const RARP: EtherType = EtherType(0x8035);
     /// IPv6.
     pub const IPV6: EtherType = EtherType(0x86dd);
     /// C-VLAN tag (IEEE 802.1Q table 9-1).

@@ -21,6 +21,8 @@ pub const MAX_EXTENSIONS: usize = 8;
 pub mod proto {
     /// Internet Control Message Protocol.
     pub const ICMP: u8 = 1;
+    /// Internet Group Management Protocol.
+    pub const IGMP: u8 = 2;
     /// IPv4 in IP.
     pub const IPV4: u8 = 4;
     /// Transmission Control Protocol.

@@ -52,6 +52,8 @@ pub struct Iface {
     pub proxies: Vec<IpAddr>,
     /// Prefixes inside that neighbours here take for on-link: their solicitations are answered (RFC 4389).
     pub nd_proxy: Vec<Ipv6Net>,
+    /// Of a gateway: packets are not routed from one host of its own networks to another.
+    pub isolated: bool,
     /// DHCP and router advertisements.
     pub services: Arc<Services>,
 }

@@ -27,6 +27,8 @@ enum Verdict {
     Forward(Hop),
     Inbound,
     NoRoute,
+    /// Between hosts that are not to talk to each other.
+    Isolated,
 }
 
 /// The source address of an IP packet.
@@ -140,6 +142,10 @@ impl<'a, S: Sink> Run<'a, S> {
             Verdict::Discovery => self.discovery(iface, packet, ip),
             Verdict::Ignore => self.consume(iface.id, packet),
             Verdict::Drop(reason) => self.lose(iface.id, packet, reason),
+            Verdict::Isolated => {
+                self.answer(iface, &packet, ip, Problem::Prohibited);
+                self.lose(iface.id, packet, DropReason::RouterIsolated);
+            }
             _ => {
                 self.answer(iface, &packet, ip, Problem::NoRoute);
                 self.lose(iface.id, packet, DropReason::RouterNoRoute);
@@ -182,7 +188,7 @@ impl<'a, S: Sink> Run<'a, S> {
             let local = to.is_broadcast() && iface.services.dhcp.is_some();
             return if local { Verdict::Local } else { Verdict::Ignore };
         }
-        if src == dst || !is_host(src) || !is_host(dst) {
+        if src == dst || !is_host(src) || !is_host(dst) || is_ours(iface, src) {
             return Verdict::Drop(DropReason::RouterMartian);
         }
         self.judge(iface, head, ip, dst, group)
@@ -210,6 +216,9 @@ impl<'a, S: Sink> Run<'a, S> {
         if to.is_multicast() {
             return Verdict::Ignore;
         }
+        if is_ours(iface, src) {
+            return Verdict::Drop(DropReason::RouterMartian);
+        }
         let scoped = |a: Ipv6Addr| a.is_unicast_link_local();
         if scoped(to) {
             let ours = iface.owns(dst) && !group && src != dst && !iface.is_shared();
@@ -225,7 +234,7 @@ impl<'a, S: Sink> Run<'a, S> {
         }
         match self.judge(iface, head, ip, dst, group) {
             // RFC 4291 §2.5.6.
-            Verdict::Forward(_) | Verdict::Inbound | Verdict::NoRoute if scoped(from) => {
+            Verdict::Forward(_) | Verdict::Inbound | Verdict::NoRoute | Verdict::Isolated if scoped(from) => {
                 Verdict::Drop(DropReason::RouterScope)
             }
             verdict => verdict,
@@ -260,6 +269,10 @@ impl<'a, S: Sink> Run<'a, S> {
             return Verdict::Drop(DropReason::RouterBroadcast);
         }
         match Exit::of(target, dst) {
+            // By a router of that network they may: somebody has made that route.
+            Exit::Hop(hop) if iface.isolated && hop == (Hop { iface: iface.id, next: dst }) => {
+                Verdict::Isolated
+            }
             Exit::Hop(hop) => Verdict::Forward(hop),
             Exit::Ours(at) => match self.tables.iface(at) {
                 Some(there) if there.zone().is_none() && !is_own_echo(there, head, ip, dst) => {
@@ -293,6 +306,13 @@ impl<'a, S: Sink> Run<'a, S> {
             }
         }
     }
+}
+
+/// Whether a packet that came in claims to be from us. What the host sends that shares its address with us does not
+/// come in here.
+#[inline]
+fn is_ours(iface: &Iface, src: IpAddr) -> bool {
+    !iface.is_shared() && iface.owns(src)
 }
 
 /// A ping of an interface's own address, which it answers itself, translation or not; one that is translated

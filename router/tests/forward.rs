@@ -410,3 +410,56 @@ fn tables_that_cannot_be_are_refused() {
     let lost = Route { prefix: net("9.0.0.0/8"), via: None, iface: trunkline_router::IfaceId(9), metric: 0 };
     assert!(matches!(Tables::new(ifaces(), &[lost]), Err(TableError::NoIface(..))));
 }
+
+#[test]
+fn hosts_that_are_not_to_talk_do_not_by_way_of_the_router() {
+    let by_a_router =
+        Route { prefix: net("203.0.113.0/24"), via: Some(ip("10.77.0.5")), iface: A, metric: 0 };
+    let routes: Vec<Route> = routes().into_iter().chain([by_a_router]).collect();
+    for (ifaces, apart) in [(isolated(), true), (ifaces(), false)] {
+        let mut rig = Rig::with(ifaces, &routes, Limits::default());
+        for (src, dst, prohibited) in [("10.77.0.9", "10.77.0.5", (3, 13)), ("fd77::9", "fd77::5", (1, 1))] {
+            rig.know(A, dst, PEER);
+            let out = rig.receive(A, &udp(A, src, dst, 64, b"sideways"));
+            match apart {
+                true => {
+                    assert_eq!(out.dropped, [(A, DropReason::RouterIsolated)]);
+                    assert_eq!(icmp(&out.sent[0].1), prohibited);
+                }
+                false => assert_eq!((out.dropped.len(), &out.sent[0].1[..6]), (0, &PEER.0[..])),
+            }
+            rig.take();
+        }
+        // Elsewhere, and where somebody has made a route to.
+        for (at, next, dst) in [
+            (B, "10.78.0.5", "10.78.0.5"),
+            (UP, "192.0.2.1", "198.51.100.1"),
+            (A, "10.77.0.5", "203.0.113.1"),
+        ] {
+            rig.know(at, next, PEER);
+            let out = rig.receive(A, &udp(A, "10.77.0.9", dst, 64, b"out"));
+            assert_eq!((out.dropped.len(), out.sent[0].0), (0, at), "{dst}");
+            rig.take();
+        }
+    }
+}
+
+#[test]
+fn nobody_sends_from_our_address() {
+    let link_local = trunkline_router::link_local(MACS[0]).to_string();
+    let mut rig = Rig::new();
+    for (at, src, dst) in [
+        (A, "10.77.0.1", "10.78.0.5"),
+        (A, "10.77.0.1", "198.51.100.1"),
+        (A, "fd77::1", "2001:db8:1::1"),
+        (A, "fd77::1", "fd77::9"),
+        (A, link_local.as_str(), "2001:db8:1::1"),
+        (A, link_local.as_str(), "fe80::9"),
+        (UP, "192.0.2.10", "10.77.0.9"),
+        (UP, "2001:db8::10", "fd77::9"),
+    ] {
+        let out = rig.receive(at, &udp(at, src, dst, 64, b"as the gateway"));
+        assert_eq!((&out.dropped[..], out.sent.len()), (&[(at, DropReason::RouterMartian)][..], 0), "{src}");
+        rig.take();
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use trunkline_packet::{Batch, DropReason, Packet, Pool, PortId};
 
 use crate::fdb::{Key, Learned, Place};
+use crate::guard;
 use crate::vlan::{self, Frame, Leave, Link};
 use crate::{BridgeConfig, Fdb, PortConfig, VlanMode};
 
@@ -34,6 +35,8 @@ pub struct Bridge {
     slots: Box<[u16]>,
     /// Indices into `ports` of those that take floods.
     flooded: Box<[u16]>,
+    /// Some port is held to the addresses that DHCP gives it.
+    snoops: bool,
 }
 
 /// What the first pass found out about a packet.
@@ -84,7 +87,8 @@ impl Bridge {
             fdb.expect_port(port.id);
         }
         let flooded = (0..ports.len() as u16).filter(|&i| ports[usize::from(i)].flood).collect();
-        Bridge { config, fdb, ports, slots: slots.into_boxed_slice(), flooded }
+        let snoops = ports.iter().any(|p| p.guard.as_ref().is_some_and(|g| g.learns()));
+        Bridge { config, fdb, ports, slots: slots.into_boxed_slice(), flooded, snoops }
     }
 
     /// The table.
@@ -124,6 +128,11 @@ impl Bridge {
             batch.drain(..).for_each(|packet| sink.drop(packet, DropReason::NoBridge));
             return;
         };
+        match &from.guard {
+            Some(guard) => guard.filter(now, batch, |packet, reason| sink.drop(packet, reason)),
+            None if self.snoops => batch.iter_mut().for_each(|packet| self.snoop(now, from, packet)),
+            None => {}
+        }
         let mut run = Run { bridge: self, now, from, pool, sink, learned: None, found: None, unicast: None };
         let mut link = None;
         let mut classes = [Class::Same; AHEAD];
@@ -146,6 +155,16 @@ impl Bridge {
                 }
             }
             seen[0] = seen[last];
+        }
+    }
+
+    /// Looks for an address that a DHCP server gives to a host.
+    fn snoop(&self, now: u32, from: &PortConfig, packet: &mut Packet) {
+        if let Some((mac, address, seconds)) = guard::given(packet)
+            && let Some(link) = Link::of(packet)
+            && let Ok(frame) = vlan::ingress(from, packet, &link)
+        {
+            self.ports.iter().for_each(|port| port.lease(now, frame.vid, mac, address, seconds));
         }
     }
 

@@ -1,6 +1,12 @@
 //! What a bridge and its ports are configured to do. Plain values; validated before they come here.
 
-use trunkline_packet::{PortId, VlanId};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use trunkline_packet::{MacAddr, PortId, VlanId};
+
+use crate::Guard;
+use crate::vlan::carries;
 
 /// How a port treats VLAN tags, in Open vSwitch's words (`ovs-vswitchd.conf.db(5)`, Port, vlan_mode).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -84,6 +90,8 @@ pub struct PortConfig {
     pub max_macs: u32,
     /// Most flooded frames accepted from here per second (a superframe counts once); 0: no limit.
     pub flood_limit: u32,
+    /// What may come in here; `None`: anything, and its DHCP servers and routers are believed.
+    pub guard: Option<Arc<Guard>>,
 }
 
 impl PortConfig {
@@ -100,6 +108,16 @@ impl PortConfig {
             flood: true,
             max_macs: 0,
             flood_limit: 0,
+            guard: None,
+        }
+    }
+
+    /// DHCP gave an address to a host of the VLAN, for so many seconds (`u32::MAX`: for ever), at `now` seconds of
+    /// the engine's clock. A port of that VLAN that is held to what DHCP gives it may use the address if it
+    /// may use the host's MAC address, and may not any more if it had it and may not.
+    pub fn lease(&self, now: u32, vid: VlanId, mac: MacAddr, address: Ipv4Addr, seconds: u32) {
+        if let Some(guard) = self.guard.as_ref().filter(|_| carries(self, vid)) {
+            guard.lease(now, mac, address, seconds);
         }
     }
 }

@@ -6,9 +6,11 @@
 pub mod bridge;
 pub mod config;
 pub mod fdb;
+pub mod guard;
 mod sync;
 mod vlan;
 
 pub use bridge::{Bridge, Sink};
 pub use config::{BridgeConfig, PortConfig, VlanMode, VlanSet};
 pub use fdb::{Fdb, FdbCounters, FdbEntry};
+pub use guard::{Allowed, Guard};

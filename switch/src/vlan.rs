@@ -168,7 +168,7 @@ fn next_tag(head: &[u8]) -> Result<Option<u16>, DropReason> {
 
 /// Whether the port is a member of the VLAN.
 #[inline]
-fn carries(port: &PortConfig, vid: VlanId) -> bool {
+pub(crate) fn carries(port: &PortConfig, vid: VlanId) -> bool {
     match port.vlan_mode {
         VlanMode::Access | VlanMode::Dot1qTunnel => vid == port.tag,
         VlanMode::Trunk => port.trunks.contains(vid),

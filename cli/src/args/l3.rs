@@ -589,10 +589,22 @@ pub(crate) enum NatCommand {
 #[derive(Args, Debug, Default)]
 pub(crate) struct CtOptions {
     /// tcp, udp, icmp, icmpv6 or a protocol number
-    #[arg(long, value_name = "PROTO")]
+    #[arg(short = 'p', long, value_name = "PROTO")]
     pub(crate) proto: Option<String>,
-    /// The bridge of the host inside
-    #[arg(long, value_name = "BRIDGE")]
+    /// Source of its first packet, before translation: an address or prefix
+    #[arg(short = 's', long, visible_alias = "orig-src", value_name = "PREFIX")]
+    pub(crate) src: Option<String>,
+    /// Destination of its first packet, before translation: an address or prefix
+    #[arg(short = 'd', long, visible_alias = "orig-dst", value_name = "PREFIX")]
+    pub(crate) dst: Option<String>,
+    /// Source port of its first packet
+    #[arg(long, visible_alias = "orig-port-src", value_name = "PORT")]
+    pub(crate) sport: Option<u16>,
+    /// Destination port of its first packet
+    #[arg(long, visible_alias = "orig-port-dst", value_name = "PORT")]
+    pub(crate) dport: Option<u16>,
+    /// The bridge of the host inside: its zone
+    #[arg(long, visible_alias = "zone", value_name = "BRIDGE")]
     pub(crate) bridge: Option<String>,
     /// The uplink
     #[arg(long, value_name = "UPLINK")]
@@ -610,7 +622,7 @@ pub(crate) struct CtOptions {
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
     /// The NAT rule
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "nat-rule", value_name = "NAME")]
     pub(crate) nat: Option<String>,
     /// opening, established, closing, time-wait or reset
     #[arg(long, value_name = "STATE")]
@@ -620,8 +632,22 @@ pub(crate) struct CtOptions {
 impl CtOptions {
     /// As the API takes it.
     pub(crate) fn filter(self) -> CtFilter {
-        let CtOptions { proto, bridge, uplink, inside, remote, address, port, nat, state } = self;
-        CtFilter { proto, bridge, uplink, inside, remote, address, port, nat, state }
+        let CtOptions {
+            proto,
+            src,
+            dst,
+            sport,
+            dport,
+            bridge,
+            uplink,
+            inside,
+            remote,
+            address,
+            port,
+            nat,
+            state,
+        } = self;
+        CtFilter { proto, src, dst, sport, dport, bridge, uplink, inside, remote, address, port, nat, state }
     }
 }
 

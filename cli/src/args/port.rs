@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
+use trunkline_control::model::guard::Allow;
 use trunkline_control::model::keys::{parse_address, parse_gateway};
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +83,13 @@ pub(super) fn gateway(s: &str) -> Result<Setting, String> {
     }
 }
 
+fn allow(s: &str) -> Result<Setting, String> {
+    match s {
+        "none" => Ok(Setting::None),
+        _ => s.parse::<Allow>().map(|a| Setting::To(a.to_string().into())),
+    }
+}
+
 /// A path that the daemon understands too, which runs in another directory.
 fn path(s: &str) -> Result<Setting, String> {
     let path = std::path::absolute(s).map_err(|e| e.to_string())?;
@@ -130,6 +138,10 @@ pub(crate) struct PortOptions {
     /// Most flooded frames taken from here per second; 0: no limit
     #[arg(long, value_name = "N", value_parser = number, help_heading = "Bridging")]
     pub(crate) flood_limit: Option<Setting>,
+    /// Hold it to what the host behind it may use, repeatable: 'own' (the MAC address and addresses given here), a
+    /// MAC address, an address or prefix, 'dhcp' (what DHCP gives it); 'none': anything
+    #[arg(long, value_name = "WHAT", value_parser = allow, help_heading = "Bridging")]
+    pub(crate) anti_spoof: Vec<Setting>,
     /// Whether superframes and partial checksums are passed to it
     #[arg(long, value_name = "MODE", help_heading = "Bridging")]
     pub(crate) offload: Option<Offload>,
@@ -229,6 +241,7 @@ impl PortOptions {
             ("no-flood", flag(self.no_flood)),
             ("max-macs", setting(&self.max_macs)),
             ("flood-limit", setting(&self.flood_limit)),
+            ("anti-spoof", list(&self.anti_spoof)),
             ("offload", self.offload.map(value_name)),
             ("labels", (!labels.is_empty()).then(|| json!(labels))),
             ("netns", setting(&self.netns)),

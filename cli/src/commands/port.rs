@@ -120,6 +120,7 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
     lines.push(("queues", if port.queues == 0 { String::new() } else { port.queues.to_string() }));
     lines.push(("learned", plural(port.macs, "address", "es")));
     lines.push(("options", options(spec)));
+    lines.push(("anti-spoof", anti_spoof(port)));
     let labels: Vec<_> = spec.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     lines.push(("labels", labels.join(" ")));
     lines.push(("owner", spec.owner.name().to_owned()));
@@ -146,6 +147,16 @@ fn mtu(port: &PortStatus) -> String {
         (0, _) => String::new(),
         (mtu, "") => mtu.to_string(),
         (mtu, why) => format!("{mtu}, {why}"),
+    }
+}
+
+/// What the port is held to.
+fn anti_spoof(port: &PortStatus) -> String {
+    let words: Vec<_> = port.spec.anti_spoof.iter().map(ToString::to_string).collect();
+    let leased: Vec<_> = port.leased.iter().map(ToString::to_string).collect();
+    match leased.is_empty() {
+        true => words.join(" "),
+        false => format!("{} (leased: {})", words.join(" "), leased.join(" ")),
     }
 }
 

@@ -249,6 +249,7 @@ pub(super) mod samples {
         PortStatus {
             name: name.into(),
             vlan_mode: validate::vlan_mode(&spec),
+            leased: Vec::new(),
             spec,
             state: if up { PortState::Up } else { PortState::Down },
             reason: reason.into(),

@@ -10,6 +10,7 @@ use crate::endpoint::no_gateway;
 use crate::endpoint::ports::{Held, Publisher};
 use crate::model::attach::{Network, Published};
 use crate::model::docker::{DockerEndpoint, DockerSpec};
+use crate::model::guard::Allow;
 use crate::model::{Desired, LinkSpec, Owner, PortKind, PortSpec, TapSpec};
 use crate::{Error, Result};
 
@@ -111,6 +112,11 @@ fn port(id: &str, network: &Network, endpoint: &DockerEndpoint) -> PortSpec {
     PortSpec {
         vlan: network.vlan,
         isolated: !network.icc,
+        anti_spoof: match network.anti_spoof {
+            // The MAC address is that of the interface.
+            true => endpoint.addresses.iter().map(|net| Allow::Net(net.addr().into())).collect(),
+            false => Vec::new(),
+        },
         labels: [("docker-network".to_owned(), short(&endpoint.network).to_owned())].into(),
         ..PortSpec::new(Owner::Docker, &network.bridge, PortKind::Tap(tap))
     }

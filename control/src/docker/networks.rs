@@ -35,7 +35,8 @@ pub(super) fn create(desired: &mut Desired, asked: &CreateNetwork, has_default: 
         uplink: options.uplink.as_deref(),
         proxy: options.publishing == Publishing::Proxy,
     };
-    let network = network::make(desired, &wish, has_default)?;
+    let mut network = network::make(desired, &wish, has_default)?;
+    network.anti_spoof = options.anti_spoof;
     desired.docker.get_or_insert_default().networks.insert(id.clone(), network);
     Ok(())
 }

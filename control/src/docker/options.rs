@@ -6,7 +6,7 @@ use super::protocol::{GENERIC, INTERNAL, Options};
 use crate::model::keys::nearest;
 use crate::{Error, Result};
 
-const KNOWN: [&str; 7] = ["bridge", "vlan", "mtu", "icc", "uplink", "mesh", "publish"];
+const KNOWN: [&str; 8] = ["bridge", "vlan", "mtu", "icc", "uplink", "mesh", "publish", "anti-spoof"];
 
 /// How published ports reach the container.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct NetworkOptions {
     pub(super) mesh: Option<String>,
     pub(super) publishing: Publishing,
     pub(super) internal: bool,
+    /// Containers are held to their addresses.
+    pub(super) anti_spoof: bool,
 }
 
 impl NetworkOptions {
@@ -43,6 +45,7 @@ impl NetworkOptions {
             uplink: None,
             mesh: None,
             publishing: Publishing::default(),
+            anti_spoof: false,
             internal: matches!(options.get(INTERNAL), Some(Value::Bool(true))),
         };
         let generic = options.get(GENERIC).and_then(Value::as_object).into_iter().flatten();
@@ -74,11 +77,17 @@ impl NetworkOptions {
                 Ok(mtu @ 576..=65535) => self.mtu = Some(mtu),
                 _ => return wrong("this is no MTU", "use 576 to 65535, with IPv6 at least 1280"),
             },
-            "icc" | "com.docker.network.bridge.enable_icc" => match text.as_str() {
-                "true" | "1" => self.icc = true,
-                "false" | "0" => self.icc = false,
-                _ => return wrong("this is neither true nor false", "use true or false"),
-            },
+            "icc" | "com.docker.network.bridge.enable_icc" | "anti-spoof" => {
+                let on = match text.as_str() {
+                    "true" | "1" => true,
+                    "false" | "0" => false,
+                    _ => return wrong("this is neither true nor false", "use true or false"),
+                };
+                match key {
+                    "anti-spoof" => self.anti_spoof = on,
+                    _ => self.icc = on,
+                }
+            }
             "publish" => match text.as_str() {
                 "nat" => self.publishing = Publishing::Nat,
                 "proxy" => self.publishing = Publishing::Proxy,

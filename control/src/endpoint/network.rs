@@ -74,6 +74,7 @@ pub(crate) fn make(desired: &mut Desired, wish: &Wish<'_>, has_default: bool) ->
         own_gateway: false,
         internal: wish.internal,
         icc: wish.icc,
+        anti_spoof: false,
         mtu: wish.mtu,
         uplink: None,
         proxy: wish.proxy,

@@ -37,6 +37,9 @@ pub struct Network {
     /// Its containers may talk to each other.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub icc: bool,
+    /// Its containers are held to their MAC and IP addresses.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub anti_spoof: bool,
     /// MTU of its interfaces, bytes; absent: 1500, or what a mesh carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use trunkline_packet::MacAddr;
 
+use super::guard::Allow;
 use super::l3keys;
 pub use super::l3keys::{L3Object, check_spec};
 use super::tunnel::Inherit;
@@ -50,6 +51,7 @@ const COMMON: &[&str] = &[
     "no-flood",
     "max-macs",
     "flood-limit",
+    "anti-spoof",
     "offload",
     "labels",
 ];
@@ -351,6 +353,8 @@ struct PortKeys {
     max_macs: Option<u32>,
     flood_limit: Option<u32>,
     #[serde(default)]
+    anti_spoof: Vec<Allow>,
+    #[serde(default)]
     offload: OffloadMode,
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -484,6 +488,7 @@ impl TryFrom<PortKeys> for PortSpec {
             no_flood: k.no_flood,
             max_macs: k.max_macs,
             flood_limit: k.flood_limit,
+            anti_spoof: k.anti_spoof,
             offload: k.offload,
             labels: k.labels,
         })

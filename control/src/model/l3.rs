@@ -530,6 +530,18 @@ pub struct CtFilter {
     /// Any of its ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Source of its first packet, before translation: an address or prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<String>,
+    /// Destination of its first packet, before translation: an address or prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<String>,
+    /// Source port of its first packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sport: Option<u16>,
+    /// Destination port of its first packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dport: Option<u16>,
     /// The NAT rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<String>,

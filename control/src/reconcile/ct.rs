@@ -35,6 +35,10 @@ pub(super) fn filter(state: &L3State, filter: &CtFilter) -> Result<Option<Vec<Co
         remote: prefix(&filter.remote)?,
         address: prefix(&filter.address)?,
         port: filter.port,
+        src: prefix(&filter.src)?,
+        dst: prefix(&filter.dst)?,
+        sport: filter.sport,
+        dport: filter.dport,
         state: filter.state.as_deref().map(conn_state).transpose()?,
         ..ConnFilter::default()
     };
@@ -132,6 +136,13 @@ mod tests {
         assert_eq!((one.proto, one.port, one.state), (Some(6), Some(80), Some(ConnState::TimeWait)));
         assert_eq!(one.local, Prefix::new("10.77.0.2".parse().unwrap(), 32));
         assert_eq!(one.remote, Prefix::new("192.0.2.0".parse().unwrap(), 24));
+        let first = parse(r#"{"src":"10.77.0.0/24","dst":"192.0.2.1","sport":7,"dport":443}"#);
+        let first = first.unwrap().unwrap()[0];
+        assert_eq!(first.src, Prefix::new("10.77.0.0".parse().unwrap(), 24));
+        assert_eq!(
+            (first.dst, first.sport, first.dport),
+            (Prefix::new("192.0.2.1".parse().unwrap(), 32), Some(7), Some(443))
+        );
         assert_eq!(parse(r#"{"proto":"47"}"#).unwrap().unwrap()[0].proto, Some(47));
         for (json, says) in [
             (r#"{"proto":"sctpp"}"#, "'sctpp' is not a protocol"),

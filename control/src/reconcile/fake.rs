@@ -162,6 +162,7 @@ impl World for FakeWorld {
             queues: 1,
             macs: 0,
             vlan_mode: crate::validate::vlan_mode(spec),
+            leased: Vec::new(),
         })
     }
 

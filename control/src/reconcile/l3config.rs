@@ -114,6 +114,7 @@ pub(super) fn build(
             mtu: clamp(spec.mtu.unwrap_or(DEFAULT_MTU)),
             zone: numbers.zone(bridge),
             open: !spec.private,
+            isolated: !spec.icc,
             dhcp: dhcp_of(spec),
             ra: spec.ra.then(|| ra_of(spec)),
         });

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use trunkline_router::dhcp::{Lease, LeaseState};
 
 use super::world::KernelWorld;
+use crate::model::guard::Allow;
 
 const FILE: &str = "leases.json";
-/// Leases are looked at, and written, not more often.
-const PACE: Duration = Duration::from_secs(2);
+/// They are not written more often.
+const PACE: Duration = Duration::from_millis(500);
 
 /// Where they are kept.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(super) struct Leases {
     /// As last written.
     written: BTreeMap<String, Vec<Kept>>,
     looked: Option<Instant>,
+    /// [`trunkline_engine::Engine::lease_version`] when they were written.
+    version: u64,
 }
 
 /// A lease as it is written.
@@ -125,13 +128,29 @@ impl KernelWorld {
         }
     }
 
-    /// Writes the leases down if they changed since the last time.
+    /// Writes the leases down if they changed since the last time: a lease that was given is to be known after
+    /// a crash, too (RFC 2131 §2.2).
     pub(super) fn keep_leases(&mut self) {
         if self.l3.leases.looked.is_some_and(|at| at.elapsed() < PACE) {
             return;
         }
+        let version = self.engine.lease_version();
+        if version == self.l3.leases.version {
+            return;
+        }
         self.l3.leases.looked = Some(Instant::now());
+        self.l3.leases.version = version;
         self.write_leases();
+    }
+
+    /// Tells ports that are held to what DHCP gives them what their gateways have given: before they were, or
+    /// before the daemon was started. What is given from now on they see.
+    pub(super) fn bind_leases(&self) {
+        if self.ports.values().any(|p| p.spec.anti_spoof.contains(&Allow::Dhcp)) {
+            for (gateway, leases) in self.engine.leases() {
+                self.engine.bind_leases(gateway, &leases);
+            }
+        }
     }
 
     /// The same at once.

@@ -27,6 +27,7 @@ impl KernelWorld {
             queues: u16::from(port.device.is_some()),
             macs: fdb.map_or(0, |fdb| u64::from(fdb.learned_on(port.id))),
             vlan_mode: vlan_mode(&port.spec),
+            leased: self.engine.guard_leases(port.id),
         };
         match &port.device {
             Some(Device::Tap(tap)) => {

@@ -21,7 +21,7 @@ use crate::net::host::HostNews;
 /// How often an uplink that shares the host's neighbours looks whether somebody asks for one.
 const ASKING: Duration = Duration::from_millis(250);
 /// How often leases are looked at without word of a change.
-const SLOW: Duration = Duration::from_secs(3);
+const SLOW: Duration = Duration::from_secs(1);
 
 impl KernelWorld {
     pub(super) fn observe_gateways(&self, desired: &Desired) -> Vec<GatewayStatus> {

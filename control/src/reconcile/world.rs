@@ -428,6 +428,7 @@ impl World for KernelWorld {
             self.forget_kept(&name);
         }
         self.hand_over();
+        self.bind_leases();
         self.follow_uplinks();
         self.follow_mtus();
     }

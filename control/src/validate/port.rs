@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{is_name_byte, object_name, shorten, station_mac, tunnel, vlan};
+use super::{guard, is_name_byte, object_name, shorten, station_mac, tunnel, vlan};
 use crate::model::{LinkRoute, LinkSpec, PortKind, PortSpec, TapSpec};
 use crate::{Error, Result};
 
@@ -34,6 +34,7 @@ pub(super) fn check(name: &str, spec: &PortSpec) -> Result<()> {
         return Err(Error::invalid("max-macs is out of range").hint("use 0 (no limit) to 1048576"));
     }
     labels(spec)?;
+    guard::check(spec)?;
     match &spec.kind {
         PortKind::Tap(tap) => {
             interface_name(name, tap.ifname.as_deref())?;

@@ -110,6 +110,7 @@ pub fn port_config(spec: &PortSpec) -> Result<PortConfig> {
         flood: !spec.no_flood,
         max_macs: spec.max_macs.unwrap_or(0),
         flood_limit: spec.flood_limit.unwrap_or(0),
+        guard: super::guard::guard(spec).map(std::sync::Arc::new),
         ..PortConfig::new(PortId::NONE)
     })
 }

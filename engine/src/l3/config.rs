@@ -43,6 +43,8 @@ pub struct Gateway {
     pub mtu: u16,
     /// The bridge.
     pub zone: Zone,
+    /// Its hosts are not to talk to each other: not routed back into the network that a packet came from.
+    pub isolated: bool,
     /// Routed to and from gateways of other bridges that are open too; those of one bridge always are.
     pub open: bool,
     /// DHCPv4.

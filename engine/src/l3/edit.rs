@@ -184,6 +184,7 @@ impl Engine {
             addresses: g.addresses.clone(),
             proxies: Vec::new(),
             nd_proxy: Vec::new(),
+            isolated: g.isolated,
             services: state.l3.services(now, g),
         });
         let uplinks = config.uplinks.iter().map(|u| Iface {
@@ -194,6 +195,7 @@ impl Engine {
             addresses: u.addresses.clone(),
             proxies: proxies(config, u),
             nd_proxy: u.nd_proxy.clone(),
+            isolated: false,
             services: Arc::default(),
         });
         let route = |r: &Route| trunkline_router::Route {

@@ -1,6 +1,8 @@
 //! What the control plane may ask of the network layer. Workers answer at their next wake; nothing that they
 //! use on the packet path is locked or shared for it.
 
+use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::time::Duration;
 
 use crossbeam::channel;
@@ -17,6 +19,9 @@ pub(crate) type Question = Box<dyn FnOnce(Option<&mut L3>) + Send>;
 
 /// How long an answer may take: a worker is busy for a batch at most, or ends.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections looked at between two batches: some hundred microseconds.
+const SLICE: usize = 4096;
 
 /// The network layer at one moment, all workers together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,15 +64,28 @@ impl Engine {
         all
     }
 
-    /// The connections that fit, in no order.
+    /// Asks about all connections, some slots of each worker's table at a time, so that packets go on in between.
+    fn ask_in_slices<T: Send + 'static>(
+        &self,
+        question: impl Fn(&mut L3, Range<usize>) -> Option<T> + Send + Clone + 'static,
+    ) -> impl Iterator<Item = T> {
+        let slices = (0..).step_by(SLICE).map_while(move |from| {
+            let question = question.clone();
+            let answers = self.ask(move |l3| question(l3, from..from + SLICE));
+            let answers: Vec<T> = answers.into_iter().flatten().collect();
+            (!answers.is_empty()).then_some(answers)
+        });
+        slices.flatten()
+    }
+
+    /// The connections that fit, in no order. Those that come and go meanwhile may be missing.
     pub fn connections(&self, filter: ConnFilter) -> Vec<ConnInfo> {
-        let all = self.ask(move |l3| l3.connections(&filter));
-        all.into_iter().flatten().collect()
+        self.ask_in_slices(move |l3, slots| l3.connections(&filter, slots)).flatten().collect()
     }
 
     /// Forgets the connections that fit, and says how many they were.
     pub fn flush_connections(&self, filter: ConnFilter) -> usize {
-        self.ask(move |l3| l3.flush(&filter)).into_iter().sum()
+        self.ask_in_slices(move |l3, slots| l3.flush(&filter, slots)).sum()
     }
 
     /// What the rules have done, in the order they were given.
@@ -124,6 +142,35 @@ impl Engine {
         let now = self.millis();
         let state = self.state.lock();
         state.l3.dhcp().map(|(port, server)| (port, server.lock().leases(now))).collect()
+    }
+
+    /// Changes whenever a DHCP lease does.
+    pub fn lease_version(&self) -> u64 {
+        let state = self.state.lock();
+        state.l3.dhcp().fold(0, |sum, (_, server)| sum.wrapping_add(server.lock().version()))
+    }
+
+    /// Tells the ports of a gateway's bridge that are held to what DHCP gives them what it has given.
+    pub fn bind_leases(&self, gateway: PortId, leases: &[dhcp::Lease]) {
+        let state = self.state.lock();
+        let Some(port) = state.ports.get(gateway.index()).and_then(Option::as_ref) else { return };
+        let vid = port.config.tag;
+        let members = state.ports.iter().flatten().filter(|p| p.bridge == port.bridge);
+        let bound = || leases.iter().filter(|l| l.state == dhcp::LeaseState::Bound);
+        for config in members.map(|p| &p.config) {
+            bound().for_each(|l| {
+                let seconds = u32::try_from(l.expires_in / 1000).unwrap_or(u32::MAX);
+                config.lease(self.now(), vid, l.mac, l.address, seconds);
+            });
+        }
+    }
+
+    /// The IPv4 addresses that DHCP gave to the host of a port that is held to them.
+    pub fn guard_leases(&self, port: PortId) -> Vec<Ipv4Addr> {
+        let state = self.state.lock();
+        let guard =
+            state.ports.get(port.index()).and_then(Option::as_ref).and_then(|p| p.config.guard.as_ref());
+        guard.map_or_else(Vec::new, |guard| guard.leases(self.now()))
     }
 
     /// Takes over leases that were given before a restart.

@@ -1,5 +1,6 @@
 //! One worker's part of the network layer: carries packets from receive to transmit.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -472,13 +473,17 @@ impl L3 {
         }
     }
 
-    pub(crate) fn connections(&self, filter: &ConnFilter) -> Vec<ConnInfo> {
-        self.nat.connections(self.millis()).filter(|c| filter.matches(c)).collect()
+    /// The connections of these slots that fit. `None` behind the last slot.
+    pub(crate) fn connections(&self, filter: &ConnFilter, slots: Range<usize>) -> Option<Vec<ConnInfo>> {
+        let more = slots.start < self.nat.slots();
+        let all = self.nat.connections_in(self.millis(), slots);
+        more.then(|| all.filter(|c| filter.matches(c)).collect())
     }
 
-    pub(crate) fn flush(&mut self, filter: &ConnFilter) -> usize {
+    /// Forgets the connections of these slots that fit. `None` behind the last slot.
+    pub(crate) fn flush(&mut self, filter: &ConnFilter, slots: Range<usize>) -> Option<usize> {
         let now = self.millis();
-        self.nat.flush(now, |c| filter.matches(c))
+        (slots.start < self.nat.slots()).then(|| self.nat.flush_in(now, slots, |c| filter.matches(c)))
     }
 
     pub(crate) fn counters(&self) -> Vec<(RuleId, RuleCounters)> {

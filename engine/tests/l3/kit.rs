@@ -104,6 +104,7 @@ impl World {
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             mtu: 1500,
             zone: Zone(zone),
+            isolated: false,
             open: true,
             dhcp: None,
             ra: None,

@@ -22,6 +22,7 @@ fn iface() -> Iface {
         addresses: vec!["fd77::1/64".parse().unwrap(), "10.77.0.1/24".parse().unwrap()],
         proxies: Vec::new(),
         nd_proxy: Vec::new(),
+        isolated: false,
         services: Arc::new(Services::default()),
     }
 }

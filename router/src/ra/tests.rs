@@ -17,6 +17,7 @@ fn iface(addresses: &[&str], mtu: u16) -> Iface {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         proxies: Vec::new(),
         nd_proxy: Vec::new(),
+        isolated: false,
         services: Arc::new(Services::default()),
     }
 }

@@ -37,12 +37,20 @@ pub(crate) fn iface(id: IfaceId, kind: Kind, addresses: &[&str]) -> Iface {
         addresses: addresses.iter().map(|a| net(a)).collect(),
         proxies: Vec::new(),
         nd_proxy: Vec::new(),
+        isolated: false,
         services: Arc::default(),
     }
 }
 
 pub(crate) fn gateway(zone: u16) -> Kind {
     Kind::Gateway { zone: Zone(zone), open: true }
+}
+
+/// The first gateway keeps its hosts apart.
+pub(crate) fn isolated() -> Vec<Iface> {
+    let mut all = ifaces();
+    all[0].isolated = true;
+    all
 }
 
 pub(crate) fn ifaces() -> Vec<Iface> {
