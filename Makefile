@@ -2,7 +2,7 @@
 #
 #   make demo    a switch, two containers and a host port, shown at work
 #   make test    every check and test
-#   make bench   side by side with the Linux bridge and Open vSwitch
+#   make bench   side by side with the Linux bridge, docker0, Open vSwitch, OVS-DPDK and others
 
 SHELL := /bin/bash
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
@@ -70,10 +70,12 @@ test-e2e: build
 		--config "target.'cfg(target_os=\"linux\")'.runner='$(CURDIR)/scripts/sandbox'" \
 		-- --test-threads=$(E2E_THREADS) $(E2E)
 
-# Side by side, interleaved, in namespaces of its own. BENCH="--rounds 7 --only bridge,trunkline" to choose.
-BENCH ?= --out bench/results/compare
-bench: deps-bench release
-	@bench/compare/run --binary $(TARGET_DIR)/release/trunkline $(BENCH)
+# Side by side, interleaved, in namespaces of its own, with all that is found. BENCH="engine containers --quick" to
+# choose; docs/benchmarks.md.
+BENCH ?=
+bench: deps-bench
+	$(CARGO) build --locked --release -p trunkline -p trunkline-bench --bins
+	@bench/run --binary $(TARGET_DIR)/release/trunkline $(BENCH)
 
 clean:
 	$(CARGO) clean

@@ -123,7 +123,7 @@ class Ovs(Peer):
             time.sleep(0.05)
 
         def vsctl(*args):
-            switch.run(["ovs-vsctl", f"--db={sock}", "--timeout=20", *args])
+            return switch.run(["ovs-vsctl", f"--db={sock}", "--timeout=20", *args])
 
         vsctl("--no-wait", "init")
         if self.tso:

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod l3;
 mod port;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use bench::{BenchArgs, BenchOptions, BenchPart, EngineArgs, PortsArgs};
 pub(crate) use l3::{
     CtCommand, DhcpCommand, GatewayCommand, MasqueradeCommand, NatCommand, NeighbourCommand, PublishCommand,
     RouteCommand, StaticCommand, UplinkCommand, UplinkType,
@@ -163,6 +165,14 @@ removed; what was made by command and is not named stays.")]
   trunkline watch
   trunkline watch --json")]
     Watch(Json),
+    /// Measure this machine's switch: the engine alone, and two containers on a bridge
+    #[command(after_help = "Examples:
+  trunkline bench
+  trunkline bench engine l2-1-flow nat-established
+  trunkline bench ports --running
+
+Side by side with other switches: make bench in the source tree, docs/benchmarks.md.")]
+    Bench(BenchArgs),
     /// Stop the daemon
     #[command(after_help = "Examples:
   trunkline stop

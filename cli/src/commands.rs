@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod bench;
 mod bridge;
 mod container;
 mod counters;
@@ -63,6 +64,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Outcome {
     match cli.command {
         Command::Daemon(args) => daemon::run(cli.run_dir, cli.state_dir, args),
         Command::Keeper => daemon::keeper(&cli.run_dir),
+        Command::Bench(args) => bench::run(&cli.run_dir, args, out),
         Command::Completions { shell } => meta::completions(shell, out),
         Command::Man { dir } => meta::man(&dir),
         command => wait(talk(&context, command)),
@@ -91,7 +93,11 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
         Command::Export(json) => files::export(context, json).await,
         Command::Watch(json) => topology::watch(context, json).await,
         Command::Stop { release } => Ok(context.client.stop(release).await?),
-        Command::Daemon(_) | Command::Keeper | Command::Completions { .. } | Command::Man { .. } => {
+        Command::Bench(_)
+        | Command::Daemon(_)
+        | Command::Keeper
+        | Command::Completions { .. }
+        | Command::Man { .. } => {
             unreachable!("these talk to no daemon")
         }
     }

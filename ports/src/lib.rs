@@ -16,6 +16,7 @@ pub mod null;
 pub mod replay;
 mod sys;
 pub mod tap;
+pub mod tsc;
 pub mod underlay;
 
 use std::io;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::sys;
 
@@ -48,6 +48,25 @@ impl Netns {
             _ => "network namespace",
         };
         Err(io::Error::new(io::ErrorKind::NotFound, format!("no such {what}: {spec}")))
+    }
+
+    /// Makes a new one, empty but for a loopback interface that is down. It lives as long as this, or anything
+    /// in it, does.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_SYS_ADMIN.
+    pub fn create() -> io::Result<Netns> {
+        thread::scope(|scope| {
+            let inside = || {
+                // SAFETY: only this thread, which ends here, leaves its network namespace; no descriptors or
+                // memory are unshared.
+                unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+                    .map_err(|e| sys::context("cannot make a network namespace", e.into()))?;
+                Netns::current()
+            };
+            let handle = thread::Builder::new().name("netns".into()).spawn_scoped(scope, inside)?;
+            handle.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
     }
 
     /// The calling thread's namespace.

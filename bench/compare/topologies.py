@@ -1,0 +1,248 @@
+"""More ways to join two containers: other switches, VLANs, several bridges; and how much there is beside them
+(ports, addresses)."""
+
+import os
+import shutil
+import time
+
+from gateways import Way
+from peers import Bridge, Ovs, Peer, Trunkline
+
+
+class DockerBridge(Bridge):
+    """What dockerd makes for two containers on docker0: frames on the bridge pass its rules of iptables."""
+
+    def unavailable(self):
+        return None if shutil.which("iptables") else "iptables is not installed"
+
+    def connect(self):
+        super().connect()
+        sw = self.switch
+        sw.run(["ip", "address", "add", "10.77.0.254/24", "dev", "br0"])
+        sw.run(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"], check=False)
+        for rule in (
+                "-t nat -N DOCKER",
+                "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+                "-t nat -A POSTROUTING -s 10.77.0.0/24 ! -o br0 -j MASQUERADE",
+                "-P FORWARD DROP", "-N DOCKER", "-N DOCKER-USER",
+                "-A FORWARD -j DOCKER-USER",
+                "-A FORWARD -o br0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A FORWARD -o br0 -j DOCKER",
+                "-A FORWARD -i br0 ! -o br0 -j ACCEPT",
+                "-A FORWARD -i br0 -o br0 -j ACCEPT"):
+            sw.run(["iptables", "-w", *rule.split()])
+
+
+class OvsAfxdp(Ovs):
+    """Open vSwitch on AF_XDP sockets: a polling thread that spins."""
+
+    def connect(self):
+        vsctl = self.start_ovs(self.switch)
+        vsctl("set", "Open_vSwitch", ".", "other_config:pmd-cpu-mask=0x2")
+        for ns, port, ip in ((self.a, "va", self.ip_a), (self.b, "vb", self.ip_b)):
+            self.veth(ns, port, ip)
+            ns.run(["ethtool", "-K", "eth0", "tx", "off"])
+            vsctl("add-port", "br0", port, "--", "set", "interface", port, "type=afxdp")
+        error = vsctl("get", "interface", "va", "error")
+        if error.strip() != "[]":
+            raise RuntimeError(f"no AF_XDP here: {error.strip()}")
+
+
+class Vde(Peer):
+    """vde_switch, with TAPs that are moved into the containers."""
+
+    def unavailable(self):
+        return None if shutil.which("vde_switch") else "vde2 is not installed"
+
+    def connect(self):
+        self.processes.append(self.switch.popen(
+            ["vde_switch", "-s", f"{self.dir}/ctl", "-M", f"{self.dir}/mgmt", "-t", "tapa", "-t", "tapb"]))
+        for ns, tap, ip in ((self.a, "tapa", self.ip_a), (self.b, "tapb", self.ip_b)):
+            for _ in range(50):
+                if tap in self.switch.run(["ip", "-br", "link"], check=False):
+                    break
+                time.sleep(0.05)
+            self.switch.run(["ip", "link", "set", tap, "netns", ns.name])
+            ns.run(["ip", "link", "set", tap, "name", "eth0"])
+            ns.run(["ip", "address", "add", f"{ip}/24", "dev", "eth0"])
+            ns.run(["ip", "link", "set", "eth0", "up"])
+
+
+class TrunklineSpin(Trunkline):
+    """This project, its worker polling for a millisecond before it sleeps."""
+
+    daemon_args = ["--spin-us", "1000"]
+
+
+class Vlan:
+    """One container on an access port, the other tags its frames itself."""
+
+    VID = "10"
+
+    def tagged(self, ns, ip):
+        ns.run(["ip", "address", "flush", "dev", "eth0"])
+        ns.run(["ip", "link", "add", "link", "eth0", "name", "eth0.10", "type", "vlan", "id", self.VID])
+        ns.run(["ip", "address", "add", f"{ip}/24", "dev", "eth0.10"])
+        ns.run(["ip", "link", "set", "eth0.10", "up"])
+
+
+class BridgeVlan(Vlan, Bridge):
+    def connect(self):
+        super().connect()
+        sw = self.switch
+        sw.run(["ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"])
+        for port in ("va", "vb"):
+            sw.run(["bridge", "vlan", "del", "dev", port, "vid", "1"])
+        sw.run(["bridge", "vlan", "add", "dev", "va", "vid", self.VID, "pvid", "untagged"])
+        sw.run(["bridge", "vlan", "add", "dev", "vb", "vid", self.VID])
+        self.tagged(self.b, self.ip_b)
+
+
+class OvsVlan(Vlan, Ovs):
+    tso = True
+
+    def connect(self):
+        super().connect()
+        self.vsctl("set", "port", "va", f"tag={self.VID}", "--", "set", "port", "vb", f"trunks={self.VID}")
+        self.tagged(self.b, self.ip_b)
+
+    def start_ovs(self, switch):
+        self.vsctl = super().start_ovs(switch)
+        return self.vsctl
+
+
+class TrunklineVlan(Vlan, Trunkline):
+    def connect(self):
+        super().connect()
+        cli = self.daemons[0].cli
+        cli("port", "set", "pa", "--vlan", self.VID)
+        cli("port", "set", "pb", "--trunks", self.VID)
+        self.tagged(self.b, self.ip_b)
+
+
+class Bridge3(Bridge):
+    """Through three bridges, joined by veths."""
+
+    def connect(self):
+        super().connect()
+        sw = self.switch
+        for n in (1, 2):
+            sw.run(["ip", "link", "add", f"br{n}", "type", "bridge"])
+            sw.run(["ip", "link", "set", f"br{n}", "up"])
+            sw.run(["ip", "link", "add", f"l{n}", "type", "veth", "peer", "name", f"r{n}"])
+            for port, bridge in ((f"l{n}", f"br{n - 1}"), (f"r{n}", f"br{n}")):
+                sw.run(["ip", "link", "set", port, "master", bridge, "up"])
+        sw.run(["ip", "link", "set", "vb", "master", "br2"])
+
+
+class Ovs3(Ovs):
+    """Through three bridges, joined by patch ports."""
+
+    tso = True
+
+    def connect(self):
+        vsctl = self.start_ovs(self.switch)
+        for n in (1, 2):
+            vsctl("add-br", f"br{n}", "--", "set", "bridge", f"br{n}", "datapath_type=netdev")
+            for port, bridge, other in ((f"l{n}", f"br{n - 1}", f"r{n}"), (f"r{n}", f"br{n}", f"l{n}")):
+                vsctl("add-port", bridge, port, "--", "set", "interface", port, "type=patch", f"options:peer={other}")
+        for ns, port, ip, bridge in ((self.a, "va", self.ip_a, "br0"), (self.b, "vb", self.ip_b, "br2")):
+            self.veth(ns, port, ip)
+            vsctl("add-port", bridge, port)
+
+
+class Trunkline3(Trunkline):
+    """Through three bridges, joined by veths: it has no patch ports."""
+
+    def connect(self):
+        cli = self.start_daemon().cli
+        for n in range(3):
+            cli("bridge", "add", f"br{n}")
+        for n in (1, 2):
+            self.switch.run(["ip", "link", "add", f"l{n}", "type", "veth", "peer", "name", f"r{n}"])
+            for port, bridge in ((f"l{n}", f"br{n - 1}"), (f"r{n}", f"br{n}")):
+                self.switch.run(["ip", "link", "set", port, "up"])
+                cli("port", "add", bridge, port, "--type", "afpacket", "--interface", port)
+        for ns, port, ip, bridge in ((self.a, "pa", self.ip_a, "br0"), (self.b, "pb", self.ip_b, "br2")):
+            cli("port", "add", bridge, port, "--type", "tap", "--netns", ns.name, "--ifname", "eth0",
+                "--address", f"{ip}/24")
+
+
+class Slirp(Way):
+    """slirp4netns: the container's connections are made anew by a process outside. No port published."""
+
+    def unavailable(self):
+        return None if shutil.which("slirp4netns") else "slirp4netns is not installed"
+
+    def translate(self):
+        self.outside_address()
+        self.processes.append(self.switch.popen(
+            ["slirp4netns", "--configure", "--mtu=1500", "--netns-type=path", f"/run/netns/{self.inside.name}",
+             "eth0"]))
+
+    def outside_address(self):
+        self.switch.run(["ip", "address", "add", "192.0.2.10/24", "dev", "up0"])
+        self.switch.run(["ip", "route", "add", "default", "via", "192.0.2.1"], check=False)
+
+
+class Pasta(Slirp):
+    """pasta, of passt: as slirp4netns."""
+
+    def unavailable(self):
+        return None if shutil.which("pasta") else "passt is not installed"
+
+    def translate(self):
+        self.outside_address()
+        self.processes.append(self.switch.popen(
+            ["pasta", "--config-net", "--foreground", "--runas", "0", "--mtu", "1500", "--ns-ifname", "eth0", "--netns",
+             f"/run/netns/{self.inside.name}"]))
+
+
+class Crowd:
+    """Idle ports beside the two, and addresses that the bridge has learned."""
+
+    ports, macs = 2, 2
+
+    def crowd(self):
+        for i in range(self.ports - 2):
+            self.add_idle(f"i{i}")
+        if self.macs > 2:
+            script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "macs.py")
+            self.a.run(["python3", script, "eth0", str(self.macs)], timeout=120)
+
+
+
+class BridgeCrowd(Crowd, Bridge):
+    def connect(self):
+        super().connect()
+        self.crowd()
+
+    def add_idle(self, name):
+        self.switch.run(["ip", "tuntap", "add", name, "mode", "tap"])
+        self.switch.run(["ip", "link", "set", name, "master", "br0", "up"])
+
+
+class TrunklineCrowd(Crowd, Trunkline):
+    def connect(self):
+        super().connect()
+        self.daemons[0].cli("bridge", "set", "br0", "--max-macs", "200000")
+        self.crowd()
+
+    def add_idle(self, name):
+        self.daemons[0].cli("port", "add", "br0", name, "--type", "tap")
+
+
+def crowded(kind, ports=2, macs=2):
+    """A peer of this kind with so many ports and addresses."""
+    return type(kind.__name__, (kind,), {"ports": ports, "macs": macs})
+
+
+MORE_PEERS = {"docker0": DockerBridge, "ovs-afxdp": OvsAfxdp, "vde": Vde, "trunkline-spin": TrunklineSpin}
+TOPOLOGIES = {
+    "vlan-bridge": BridgeVlan, "vlan-ovs-tso": OvsVlan, "vlan-trunkline": TrunklineVlan,
+    "3-bridges": Bridge3, "3-ovs-tso": Ovs3, "3-trunkline": Trunkline3,
+}
+MORE_WAYS = {"slirp4netns": Slirp, "pasta": Pasta}
+# What grows, values, and how the peers are made.
+CROWDS = {"ports": [2, 10, 100, 500], "MAC addresses": [10, 1000, 10_000, 100_000]}
+CROWD_KINDS = {"bridge": BridgeCrowd, "trunkline": TrunklineCrowd}
