@@ -147,3 +147,36 @@ fn docker_killed_among_fifty_runs_leaves_nothing() {
 fn the_switch_killed_among_fifty_runs_leaves_nothing() {
     race(|m| restart_switch(m, true));
 }
+
+/// Docker starts on a machine where the switch is not up yet, and waits for its driver.
+#[test]
+fn docker_first_and_the_switch_later() {
+    let mut m = Machine::new();
+    // The container's interface went with docker's killing it.
+    m.net.lab.daemon.allow("its interface went with the container");
+    m.network("net1", &["--subnet", "10.77.0.0/24"]);
+    m.docker.sleeper("web", "net1", &["--restart", "always", "--stop-timeout", "0", "-p", "8080:80"]);
+    m.docker.kill();
+    m.net.lab.daemon.kill();
+    let Machine { docker, net, .. } = &mut m;
+    let trunkline_tests::Lab { ns, daemon, .. } = &mut net.lab;
+    let ns = &*ns;
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            std::thread::sleep(Duration::from_secs(3));
+            daemon.start(ns);
+        });
+        docker.start(Some(ns));
+    });
+    assert!(m.docker.log().contains("retrying in"), "docker looked for it before: {}", m.docker.log());
+    let running = || m.docker.ok(&["inspect", "--format", "{{.State.Running}}", "web"]).trim() == "true";
+    assert!(eventually(Duration::from_secs(20), running), "{}", m.docker.log());
+    assert!(m.docker.pings("web", FAR4), "{}", m.net.lab.daemon.log());
+    let web = m.docker.netns("web");
+    let echo = Echo::start(&web, 80);
+    assert_eq!(tcp_seen_as(&m.net.far, at(OUTSIDE4, 8080)).ip().to_string(), "192.0.2.1");
+    drop((echo, web));
+    m.docker.ok(&["rm", "--force", "web"]);
+    m.docker.ok(&["network", "rm", "net1"]);
+    m.assert_clean();
+}
