@@ -146,6 +146,14 @@ pub(crate) enum Command {
   docker network create -d trunkline --subnet 10.77.0.0/24 net1
   trunkline docker status")]
     Docker(DockerCommand),
+    /// The network driver of podman, as netavark calls it
+    #[command(after_help = "Install it where netavark looks, under the name of the driver:
+  ln -s /usr/bin/trunkline /usr/libexec/netavark/trunkline
+  podman network create -d trunkline --subnet 10.77.0.0/24 net1")]
+    Netavark {
+        #[command(subcommand)]
+        command: Option<NetavarkCommand>,
+    },
     /// Make bridges and ports as a file says, all or nothing
     #[command(after_help = "Examples:
   trunkline apply network.toml
@@ -509,6 +517,26 @@ pub(crate) struct WatchOptions {
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600), requires = "watch")]
     pub(crate) interval: u64,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum NetavarkCommand {
+    /// Check a network that podman makes, and complete it (JSON on stdin and stdout)
+    Create,
+    /// Give a container its interface (JSON on stdin and stdout)
+    Setup {
+        /// Path of the container's network namespace
+        #[arg(value_name = "NETNS")]
+        netns: String,
+    },
+    /// Take a container's interface away (JSON on stdin)
+    Teardown {
+        /// Path of the container's network namespace, which may be gone
+        #[arg(value_name = "NETNS")]
+        netns: String,
+    },
+    /// Print the versions of the plugin and of its API
+    Info,
 }
 
 #[derive(Subcommand, Debug)]

@@ -13,6 +13,7 @@ mod gateway;
 mod mesh;
 mod meta;
 mod nat;
+mod netavark;
 mod port;
 mod topology;
 mod tunnel;
@@ -31,6 +32,8 @@ use crate::output::Output;
 pub(crate) enum Failure {
     /// Something to tell the user.
     Said(Error),
+    /// Something that was told on stdout, as the caller wants it.
+    Reported,
     /// Nobody reads our output any more.
     PipeClosed,
 }
@@ -89,6 +92,7 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
         Command::Drops(args) => counters::drops(context, args).await,
         Command::Container(command) => container::run(context, command).await,
         Command::Docker(command) => docker::run(context, command).await,
+        Command::Netavark { command } => netavark::run(context, command).await,
         Command::Apply(args) => files::apply(context, args).await,
         Command::Export(json) => files::export(context, json).await,
         Command::Watch(json) => topology::watch(context, json).await,

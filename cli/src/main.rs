@@ -6,6 +6,8 @@ mod args;
 mod commands;
 mod output;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -15,7 +17,7 @@ use args::Cli;
 use output::Output;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os().collect())) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -25,9 +27,19 @@ fn main() -> ExitCode {
             eprintln!("trunkline: {error}");
             ExitCode::FAILURE
         }
+        Err(commands::Failure::Reported) => ExitCode::FAILURE,
         // Whoever read our output has had enough.
         Err(commands::Failure::PipeClosed) => ExitCode::SUCCESS,
     }
+}
+
+/// In a directory of netavark's plugins, the program is one of these, whatever its name.
+fn arguments(mut given: Vec<OsString>) -> Vec<OsString> {
+    let dir = given.first().and_then(|program| Path::new(program).parent()?.file_name());
+    if dir.is_some_and(|dir| dir == "netavark") {
+        given.insert(1, "netavark".into());
+    }
+    given
 }
 
 /// Prints help where it was asked for; otherwise says in one line what is wrong.
@@ -60,6 +72,14 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn netavark_calls_its_plugins_by_their_path() {
+        let seen = |line: &str| arguments(line.split(' ').map(Into::into).collect()).len();
+        assert_eq!(seen("/usr/libexec/netavark/trunkline setup /run/netns/x"), 4);
+        assert_eq!(seen("/usr/bin/trunkline show"), 2);
+        assert_eq!(seen("netavark show"), 2);
+    }
 
     #[test]
     fn usage_errors_are_one_line() {

@@ -42,6 +42,7 @@ use crate::model::l3::Proto;
 use crate::net::session;
 use crate::rundir::listen_privately;
 use crate::{Error, Result};
+pub use options::network_wish;
 use protocol::{CreateEndpoint, CreateNetwork, EndpointRef, Interface, Joined, NetworkRef, PORT_MAP};
 
 /// Until tasks that were told to end have ended.

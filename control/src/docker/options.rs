@@ -3,10 +3,23 @@
 use serde_json::Value;
 
 use super::protocol::{GENERIC, INTERNAL, Options};
+use crate::model::attach::NetworkWish;
 use crate::model::keys::nearest;
 use crate::{Error, Result};
 
 const KNOWN: [&str; 8] = ["bridge", "vlan", "mtu", "icc", "uplink", "mesh", "publish", "anti-spoof"];
+
+/// What the options of a network that another program makes say: podman's are the same.
+///
+/// # Errors
+/// When one is not known, or its value is wrong.
+pub fn network_wish<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Result<NetworkWish> {
+    let generic = options.map(|(key, value)| (key.to_owned(), value.into())).collect();
+    let read = NetworkOptions::read(&[(GENERIC.to_owned(), Value::Object(generic))].into())?;
+    let NetworkOptions { bridge, vlan, mtu, icc, uplink, mesh, publishing, internal: _ } = read;
+    let proxy = publishing == Publishing::Proxy;
+    Ok(NetworkWish { bridge, mesh, vlan, mtu, icc, uplink, proxy, ..NetworkWish::default() })
+}
 
 /// How published ports reach the container.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
