@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use trunkline_tests::docker::Machine;
 use trunkline_tests::eventually;
-use trunkline_tests::internet::{Echo, FAR4, OUTSIDE4, at, tcp_seen_as};
+use trunkline_tests::internet::{Client, Echo, FAR4, FAR6, OUTSIDE4, OUTSIDE6, at, tcp_seen_as, udp_seen_as};
 
 #[test]
 fn containers_reach_each_other_by_name_and_the_world() {
@@ -71,7 +71,11 @@ fn options_do_what_they_say() {
     m.network("lone", &["--subnet", "10.77.3.0/24", "-o", "icc=false", "-o", "mtu=1400"]);
     d.sleeper("one", "lone", &[]);
     d.sleeper("two", "lone", &[]);
-    assert!(!d.pings("one", &d.address("two", "lone")), "icc=false");
+    let two = d.address("two", "lone");
+    assert!(!d.pings("one", &two), "icc=false");
+    // Nor by the router.
+    d.netns("one").sh(&format!("ip route add {two}/32 via 10.77.3.1"));
+    assert!(!d.pings("one", &two), "icc=false, by the gateway");
     assert!(d.pings("one", FAR4) && d.pings("two", FAR4));
     let link = d.ok(&["exec", "one", "ip", "link", "show", "eth0"]);
     assert!(link.contains("mtu 1400"), "{link}");
@@ -83,6 +87,49 @@ fn options_do_what_they_say() {
     assert!(d.pings("s1", "fd77:4::1"), "{}", m.net.lab.daemon.log());
     d.sleeper("s2", "six", &[]);
     assert!(d.pings("s1", "fd77:4::3"));
+}
+
+/// By an uplink of the switch's own: unique local addresses are translated, others routed, and ports are published.
+#[test]
+fn ipv6_leads_out_and_in_by_an_uplink_of_the_switch() {
+    let m = Machine::new();
+    // Docker needs none of the host's addresses, and the switch takes the interface.
+    m.net.lab.ns.sh("ip address flush dev up0");
+    m.net.add_uplink();
+    ipv6_leads_out_and_in(&m);
+}
+
+/// By the host's own address, shared.
+#[test]
+fn ipv6_leads_out_and_in_by_the_hosts_address() {
+    ipv6_leads_out_and_in(&Machine::new());
+}
+
+fn ipv6_leads_out_and_in(m: &Machine) {
+    let (d, far) = (&m.docker, &m.net.far);
+    let log = || m.net.lab.daemon.log();
+    m.network("local", &["--ipv6", "--subnet", "10.77.0.0/24", "--subnet", "fd77:7::/64"]);
+    m.network("global", &["--ipv6", "--subnet", "10.78.0.0/24", "--subnet", "2001:db8:78::/64"]);
+    far.sh(&format!("ip -6 route add 2001:db8:78::/64 via {OUTSIDE6}"));
+    d.sleeper("one", "local", &["-p", "8080:80"]);
+    d.sleeper("two", "global", &["-p", "9090:80"]);
+    let _far = Echo::start(far, 7);
+    let (one, two) = (d.netns("one"), d.netns("two"));
+    for ns in [&one, &two] {
+        let reached = eventually(Duration::from_secs(5), || Client::connect(ns, at(FAR6, 7)).is_ok());
+        assert!(reached, "{}\n{}", ns.sh("ip -6 route"), log());
+    }
+    assert_eq!(tcp_seen_as(&one, at(FAR6, 7)).ip().to_string(), OUTSIDE6);
+    assert_eq!(udp_seen_as(&one, at(FAR6, 7)).ip().to_string(), OUTSIDE6);
+    assert_eq!(tcp_seen_as(&two, at(FAR6, 7)).ip().to_string(), "2001:db8:78::2");
+    let _echoes = [&one, &two].map(|ns| Echo::start(ns, 80));
+    for port in [8080, 9090] {
+        assert_eq!(tcp_seen_as(far, at(OUTSIDE6, port)).ip().to_string(), "2001:db8::1", "{port}");
+        assert_eq!(udp_seen_as(far, at(OUTSIDE6, port)).ip().to_string(), "2001:db8::1", "{port}");
+    }
+    // From elsewhere to the container itself, as the router's neighbour.
+    assert_eq!(tcp_seen_as(far, at("2001:db8:78::2", 80)).ip().to_string(), "2001:db8::1");
+    tcp_seen_as(&one, at(OUTSIDE6, 9090));
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn docker_first_and_the_switch_later() {
     // The container's interface went with docker's killing it.
     m.net.lab.daemon.allow("its interface went with the container");
     m.network("net1", &["--subnet", "10.77.0.0/24"]);
-    m.docker.sleeper("web", "net1", &["--restart", "always", "--stop-timeout", "0", "-p", "8080:80"]);
+    m.docker.sleeper("web", "net1", &["--restart", "always", "--stop-signal", "KILL", "-p", "8080:80"]);
     m.docker.kill();
     m.net.lab.daemon.kill();
     let Machine { docker, net, .. } = &mut m;
