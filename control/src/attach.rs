@@ -27,6 +27,7 @@ use crate::endpoint::{Carriers, announce, forget, has_default_route, mac_of, no_
 use crate::model::attach::{
     Attach, Attachment, AttachmentStatus, InterfaceStatus, Network, NetworkWish, Published,
 };
+use crate::model::guard::Allow;
 use crate::model::{Desired, LinkSpec, Owner, PortKind, PortSpec, PortState, PortStatus, TapSpec};
 use crate::net::session;
 use crate::{Error, Result};
@@ -254,7 +255,7 @@ fn add(desired: &mut Desired, asked: &Attach, has_default: bool) -> Result<()> {
     }
     let key = network_key(asked.owner, &asked.network.name);
     let stem = stem(&key);
-    let NetworkWish { name, bridge, mesh, vlan, mtu, icc, gateways, masquerade, uplink, proxy } =
+    let NetworkWish { name, bridge, mesh, vlan, mtu, icc, anti_spoof, gateways, masquerade, uplink, proxy } =
         &asked.network;
     let wish = Wish {
         owner: asked.owner,
@@ -273,13 +274,14 @@ fn add(desired: &mut Desired, asked: &Attach, has_default: bool) -> Result<()> {
         uplink: uplink.as_deref(),
         proxy: *proxy,
     };
-    let network = match desired.networks.get(&key).cloned() {
+    let mut network = match desired.networks.get(&key).cloned() {
         Some(mut network) => {
             network::extend(desired, &wish, &mut network, has_default)?;
             network
         }
         None => network::make(desired, &wish, has_default)?,
     };
+    network.anti_spoof = *anti_spoof;
     let port = port_name(desired, asked);
     desired.ports.insert(port.clone(), port_spec(asked, &network));
     desired.networks.insert(key.clone(), network);
@@ -340,6 +342,11 @@ fn port_spec(asked: &Attach, network: &Network) -> PortSpec {
     PortSpec {
         vlan: network.vlan,
         isolated: !network.icc,
+        anti_spoof: match network.anti_spoof {
+            // The MAC address is that of the interface.
+            true => asked.addresses.iter().map(|net| Allow::Net(net.addr().into())).collect(),
+            false => Vec::new(),
+        },
         labels,
         ..PortSpec::new(asked.owner, network.bridge.clone(), tap)
     }

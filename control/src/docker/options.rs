@@ -16,9 +16,9 @@ const KNOWN: [&str; 8] = ["bridge", "vlan", "mtu", "icc", "uplink", "mesh", "pub
 pub fn network_wish<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Result<NetworkWish> {
     let generic = options.map(|(key, value)| (key.to_owned(), value.into())).collect();
     let read = NetworkOptions::read(&[(GENERIC.to_owned(), Value::Object(generic))].into())?;
-    let NetworkOptions { bridge, vlan, mtu, icc, uplink, mesh, publishing, internal: _ } = read;
+    let NetworkOptions { bridge, vlan, mtu, icc, anti_spoof, uplink, mesh, publishing, internal: _ } = read;
     let proxy = publishing == Publishing::Proxy;
-    Ok(NetworkWish { bridge, mesh, vlan, mtu, icc, uplink, proxy, ..NetworkWish::default() })
+    Ok(NetworkWish { bridge, mesh, vlan, mtu, icc, anti_spoof, uplink, proxy, ..NetworkWish::default() })
 }
 
 /// How published ports reach the container.

@@ -147,6 +147,9 @@ pub struct NetworkWish {
     /// Its containers may talk to each other.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub icc: bool,
+    /// Its containers are held to their MAC and IP addresses.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub anti_spoof: bool,
     /// Addresses of the switch in it, with the subnets' prefix lengths: containers are routed, and ports can be
     /// published. None: nothing leads out.
     #[serde(default, with = "l3keys::nets", skip_serializing_if = "Vec::is_empty")]
