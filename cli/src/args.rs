@@ -154,6 +154,17 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<NetavarkCommand>,
     },
+    /// The CNI plugin: what container runtimes call, with CNI_COMMAND in the environment
+    #[command(after_help = "Examples:
+  trunkline cni install
+  trunkline cni list
+  trunkline cni
+
+Without a subcommand it does what CNI_COMMAND says, with the configuration on standard input.")]
+    Cni {
+        #[command(subcommand)]
+        command: Option<CniCommand>,
+    },
     /// Make bridges and ports as a file says, all or nothing
     #[command(after_help = "Examples:
   trunkline apply network.toml
@@ -266,6 +277,27 @@ The name of the driver is that of the socket.")]
   trunkline docker status
   trunkline docker status --json")]
     Status(Json),
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum CniCommand {
+    /// Put the plugin where container runtimes look for it
+    #[command(after_help = "Examples:
+  trunkline cni install
+  trunkline cni install --dir /usr/libexec/cni --copy")]
+    Install {
+        /// Directory of plugins; made if need be
+        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        dir: PathBuf,
+        /// Copy this program instead of making a symbolic link to it
+        #[arg(long)]
+        copy: bool,
+    },
+    /// List what CNI and podman have attached
+    #[command(after_help = "Examples:
+  trunkline cni list
+  trunkline cni list --json")]
+    List(Json),
 }
 
 #[derive(Args, Debug, Default)]

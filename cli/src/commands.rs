@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod attachments;
 mod bench;
 mod bridge;
 mod container;
@@ -24,7 +25,7 @@ use std::io;
 use trunkline_control::client::Client;
 use trunkline_control::{Error, ErrorKind};
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, CniCommand, Command};
 use crate::output::Output;
 
 /// Why a command ended early.
@@ -68,6 +69,10 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Outcome {
         Command::Daemon(args) => daemon::run(cli.run_dir, cli.state_dir, args),
         Command::Keeper => daemon::keeper(&cli.run_dir),
         Command::Bench(args) => bench::run(&cli.run_dir, args, out),
+        Command::Cni { command: None } => crate::cni::run().then_some(()).ok_or(Failure::Reported),
+        Command::Cni { command: Some(CniCommand::Install { dir, copy }) } => {
+            Ok(crate::cni::install(&dir, copy)?)
+        }
         Command::Completions { shell } => meta::completions(shell, out),
         Command::Man { dir } => meta::man(&dir),
         command => wait(talk(&context, command)),
@@ -93,6 +98,7 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
         Command::Container(command) => container::run(context, command).await,
         Command::Docker(command) => docker::run(context, command).await,
         Command::Netavark { command } => netavark::run(context, command).await,
+        Command::Cni { command: Some(CniCommand::List(json)) } => attachments::list(context, json).await,
         Command::Apply(args) => files::apply(context, args).await,
         Command::Export(json) => files::export(context, json).await,
         Command::Watch(json) => topology::watch(context, json).await,
@@ -100,6 +106,7 @@ async fn talk(context: &Context<'_>, command: Command) -> Outcome {
         Command::Bench(_)
         | Command::Daemon(_)
         | Command::Keeper
+        | Command::Cni { .. }
         | Command::Completions { .. }
         | Command::Man { .. } => {
             unreachable!("these talk to no daemon")

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 the command line makes no sense. Errors are one line on stderr.
 
 mod args;
+mod cni;
 mod commands;
 mod output;
 
@@ -17,6 +18,9 @@ use args::Cli;
 use output::Output;
 
 fn main() -> ExitCode {
+    if cni::is_called() {
+        return if cni::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let cli = match Cli::try_parse_from(arguments(std::env::args_os().collect())) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),

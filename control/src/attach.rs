@@ -165,7 +165,7 @@ impl Attachments {
 }
 
 fn no_attachment(id: &str) -> Error {
-    Error::not_found(format!("there is no attachment {id}")).hint("see: trunkline show")
+    Error::not_found(format!("there is no attachment {id}")).hint("see: trunkline cni list")
 }
 
 /// The interface of a port that is up, as it is in its namespace.

@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod check;
 pub mod cmd;
+pub mod cni;
 pub mod daemon;
 pub mod docker;
 pub mod frame;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use trunkline_control::model::attach::{Network, Published};
-use trunkline_control::model::docker::{DockerEndpoint, DockerStatus};
+use trunkline_control::model::docker::DockerStatus;
 
 use super::{Context, Outcome, in_lines};
 use crate::args::DockerCommand;
@@ -24,11 +24,11 @@ pub(super) async fn run(context: &Context<'_>, command: DockerCommand) -> Outcom
     Ok(())
 }
 
-fn short(id: &str) -> String {
+pub(super) fn short(id: &str) -> String {
     id.get(..12).unwrap_or(id).to_owned()
 }
 
-fn joined<T: ToString>(items: &[T]) -> String {
+pub(super) fn joined<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
@@ -67,7 +67,7 @@ fn show(status: &DockerStatus, out: &Output) -> String {
                 format!("docker-{}", short(id)),
                 joined(&endpoint.addresses),
                 endpoint.mac.clone(),
-                published(endpoint),
+                published(&endpoint.published),
             ]);
         }
         text += &format!("\n{}", table.render(out));
@@ -91,12 +91,12 @@ fn notes(network: &Network) -> String {
 }
 
 /// As `docker ps` would show them.
-fn published(endpoint: &DockerEndpoint) -> String {
+pub(super) fn published(ports: &[Published]) -> String {
     let one = |p: &Published| {
         let host = SocketAddr::new(p.host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), p.port);
         format!("{host}->{}/{}", p.to, p.proto.name())
     };
-    endpoint.published.iter().map(one).collect::<Vec<_>>().join(" ")
+    ports.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ pub(super) struct TapDevice {
     /// Renamed to make room for another port's; to be undone if that edit fails.
     pub(super) aside: bool,
     /// What an adopted interface was like, and what was made of it.
-    found: Option<(State, State)>,
+    found: Option<Box<(State, State)>>,
 }
 
 impl TapDevice {
@@ -189,7 +189,7 @@ impl TapDevice {
             Ok((s.expect_link(&place.ifname)?, before))
         };
         let (link, before) = session(netns.as_ref(), set_up)?;
-        let found = place.adopt.then_some((before, wanted));
+        let found = place.adopt.then(|| Box::new((before, wanted)));
         let (place, default_mtu) = (place.clone(), wish.default_mtu);
         Ok(TapDevice { tap, place, mac: link.mac, mtu: link.mtu, default_mtu, aside: false, found })
     }
@@ -313,7 +313,7 @@ impl TapDevice {
 
     /// Leaves an adopted interface as it was found: the edit that took it over has failed.
     pub(super) fn put_back(&self) -> Result<()> {
-        let Some((before, wanted)) = &self.found else { return Ok(()) };
+        let Some((before, wanted)) = self.found.as_deref() else { return Ok(()) };
         session(Some(&self.netns()?), |s| configure(s, &s.expect_link(&self.place.ifname)?, wanted, before))
     }
 
