@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 
 from gateways import Way
@@ -56,7 +57,9 @@ class Vde(Peer):
 
     def connect(self):
         self.processes.append(self.switch.popen(
-            ["vde_switch", "-s", f"{self.dir}/ctl", "-M", f"{self.dir}/mgmt", "-t", "tapa", "-t", "tapb"]))
+            ["vde_switch", "-s", f"{self.dir}/ctl", "-M", f"{self.dir}/mgmt", "-t", "tapa", "-t", "tapb"],
+            # It ends when its input does.
+            stdin=subprocess.PIPE))
         for ns, tap, ip in ((self.a, "tapa", self.ip_a), (self.b, "tapb", self.ip_b)):
             for _ in range(50):
                 if tap in self.switch.run(["ip", "-br", "link"], check=False):
@@ -74,50 +77,52 @@ class TrunklineSpin(Trunkline):
     daemon_args = ["--spin-us", "1000"]
 
 
-class Vlan:
-    """One container on an access port, the other tags its frames itself."""
+class BridgeVlan(Bridge):
+    """Access ports of VLAN 10 on two bridges, joined by a trunk that carries the tag."""
 
-    VID = "10"
-
-    def tagged(self, ns, ip):
-        ns.run(["ip", "address", "flush", "dev", "eth0"])
-        ns.run(["ip", "link", "add", "link", "eth0", "name", "eth0.10", "type", "vlan", "id", self.VID])
-        ns.run(["ip", "address", "add", f"{ip}/24", "dev", "eth0.10"])
-        ns.run(["ip", "link", "set", "eth0.10", "up"])
-
-
-class BridgeVlan(Vlan, Bridge):
     def connect(self):
         super().connect()
         sw = self.switch
-        sw.run(["ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"])
-        for port in ("va", "vb"):
+        sw.run(["ip", "link", "add", "br1", "type", "bridge"])
+        sw.run(["ip", "link", "add", "l1", "type", "veth", "peer", "name", "r1"])
+        for port, bridge in (("l1", "br0"), ("r1", "br1"), ("vb", "br1")):
+            sw.run(["ip", "link", "set", port, "master", bridge, "up"])
+        for bridge in ("br0", "br1"):
+            sw.run(["ip", "link", "set", bridge, "type", "bridge", "vlan_filtering", "1"])
+            sw.run(["ip", "link", "set", bridge, "up"])
+        for port, how in (("va", ["pvid", "untagged"]), ("vb", ["pvid", "untagged"]), ("l1", []), ("r1", [])):
             sw.run(["bridge", "vlan", "del", "dev", port, "vid", "1"])
-        sw.run(["bridge", "vlan", "add", "dev", "va", "vid", self.VID, "pvid", "untagged"])
-        sw.run(["bridge", "vlan", "add", "dev", "vb", "vid", self.VID])
-        self.tagged(self.b, self.ip_b)
+            sw.run(["bridge", "vlan", "add", "dev", port, "vid", "10", *how])
 
 
-class OvsVlan(Vlan, Ovs):
+class OvsVlan(Ovs):
+    """The same with patch ports for the trunk, which need no tag in the bytes."""
+
     tso = True
 
     def connect(self):
-        super().connect()
-        self.vsctl("set", "port", "va", f"tag={self.VID}", "--", "set", "port", "vb", f"trunks={self.VID}")
-        self.tagged(self.b, self.ip_b)
+        vsctl = self.start_ovs(self.switch)
+        vsctl("add-br", "br1", "--", "set", "bridge", "br1", "datapath_type=netdev")
+        for port, bridge, other in (("l1", "br0", "r1"), ("r1", "br1", "l1")):
+            vsctl("add-port", bridge, port, "trunks=10", "--", "set", "interface", port, "type=patch",
+                  f"options:peer={other}")
+        for ns, port, ip, bridge in ((self.a, "va", self.ip_a, "br0"), (self.b, "vb", self.ip_b, "br1")):
+            self.veth(ns, port, ip)
+            vsctl("add-port", bridge, port, "tag=10")
 
-    def start_ovs(self, switch):
-        self.vsctl = super().start_ovs(switch)
-        return self.vsctl
 
+class TrunklineVlan(Trunkline):
+    """The same, the trunk a veth by AF_PACKET."""
 
-class TrunklineVlan(Vlan, Trunkline):
     def connect(self):
-        super().connect()
-        cli = self.daemons[0].cli
-        cli("port", "set", "pa", "--vlan", self.VID)
-        cli("port", "set", "pb", "--trunks", self.VID)
-        self.tagged(self.b, self.ip_b)
+        cli = self.start_daemon().cli
+        self.switch.run(["ip", "link", "add", "l1", "type", "veth", "peer", "name", "r1"])
+        for ns, port, ip, bridge, link in ((self.a, "pa", self.ip_a, "br0", "l1"), (self.b, "pb", self.ip_b, "br1", "r1")):
+            cli("bridge", "add", bridge)
+            self.switch.run(["ip", "link", "set", link, "up"])
+            cli("port", "add", bridge, link, "--type", "afpacket", "--interface", link, "--trunks", "10")
+            cli("port", "add", bridge, port, "--type", "tap", "--netns", ns.name, "--ifname", "eth0",
+                "--address", f"{ip}/24", "--vlan", "10")
 
 
 class Bridge3(Bridge):
@@ -193,8 +198,10 @@ class Pasta(Slirp):
 
     def translate(self):
         self.outside_address()
+        # For pings; and the host outside is a host, not the way to pasta's own.
+        self.switch.run(["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"])
         self.processes.append(self.switch.popen(
-            ["pasta", "--config-net", "--foreground", "--runas", "0", "--mtu", "1500", "--ns-ifname", "eth0", "--netns",
+            ["pasta", "--config-net", "--no-map-gw", "--foreground", "--runas", "0", "--mtu", "1500", "--ns-ifname", "eth0", "--netns",
              f"/run/netns/{self.inside.name}"]))
 
 

@@ -37,6 +37,8 @@ GOALS = [
     ("gre-decap", "ovs-dpdk", 1.5, 3),
     ("nat-established", "ovs-dpdk", 3, 6),
 ]
+# 800 MiB for Open vSwitch, and for testpmd as much as a million frames take; 2 MiB each.
+PAGES = 1024
 # Two workers: scenario, the same with one, at least, aim.
 SCALING = [("l2-1-flow-2-workers", "l2-1-flow", 1.8, 1.95),
            ("l2-10k-flows-2-workers", "l2-10k-flows", 1.8, 1.95)]
@@ -99,7 +101,7 @@ def peers_found(binary, only, notes):
         reason = kind.unavailable()
         try:
             if not reason and not pages:
-                pages = Hugepages(512)
+                pages = Hugepages(PAGES)
             if not reason:
                 found.append(kind())
         except (RuntimeError, OSError) as e:

@@ -57,9 +57,10 @@ class Hugepages:
         if self.before < pages:
             self.write(pages)
         with open(self.PATH) as f:
-            if int(f.read()) < pages:
-                self.write(self.before)
-                raise RuntimeError(f"no {pages} hugepages of 2 MiB are free: DPDK is left out")
+            got = int(f.read())
+        if got < pages:
+            self.write(self.before)
+            raise RuntimeError(f"only {got} of {pages} hugepages of 2 MiB can be had")
         with open("/proc/mounts") as f:
             if " /dev/hugepages hugetlbfs" not in f.read():
                 os.makedirs("/dev/hugepages", exist_ok=True)
@@ -130,10 +131,12 @@ class Testpmd:
         p = self.process.process
         p.stdin.write(command + "\n")
         p.stdin.flush()
+        last = ""
         while line := p.stdout.readline():
             if m := re.search(answer, line):
                 return m
-        raise RuntimeError("testpmd has ended")
+            last = line.strip() or last
+        raise Unable(f"testpmd has ended: {last}")
 
     def packets(self):
         return int(self.ask("show port stats 1", r"TX-packets:\s*(\d+)")[1])
@@ -178,13 +181,16 @@ class Ovs:
                 time.sleep(0.05)
             self.vsctl("--no-wait", "init")
             settings = {"dpdk-init": "true", "dpdk-extra": "--no-pci --in-memory --no-telemetry",
-                        "pmd-cpu-mask": hex(1 << CPU), "dpdk-lcore-mask": "0x1", "dpdk-socket-mem": "600"}
+                        "pmd-cpu-mask": hex(1 << CPU), "dpdk-lcore-mask": "0x1", "dpdk-socket-mem": "600",
+                        "dpdk-socket-limit": "800"}
             self.vsctl("--no-wait", "set", "Open_vSwitch", ".",
                        *(f'other_config:{k}="{v}"' for k, v in settings.items()))
             log = open(f"{self.home}/vs.log", "w")
             self.process = Process(subprocess.Popen(
                 [OVS, self.db, f"--unixctl={self.control}"], env=env, stdout=log, stderr=log))
-            self.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+            # Its table has 8,192 addresses if nothing is said.
+            self.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev",
+                       "other_config:mac-table-size=250000")
         except Exception:
             self.close()
             raise
@@ -226,6 +232,9 @@ class Ovs:
             self.null("br0")
             self.replay("br0", pcap)
             self.appctl("fdb/add", "br0", "out0", "0", "02:00:20:00:00:00")
+            if scenario["macs"] > 10_000:
+                # Until it has learned them all and has a flow for each.
+                time.sleep(5)
         elif kind == "vlan":
             push = what == "push"
             tagged, plain = ("trunks=10", "tag=10")
@@ -246,6 +255,9 @@ class Ovs:
                 self.once = pcap
             else:
                 self.replay("br0", pcap)
+                self.establish(frames)
+                # A connection of which one side has spoken stays new to it, so that it would be committed each time.
+                self.flows("br0", "table=0,udp,actions=ct(table=1,nat)", f"table=1,udp,actions=output:{port}")
         if not self.once:
             time.sleep(1)
             if not self.sent():
@@ -274,6 +286,15 @@ class Ovs:
             self.null("br0")
             self.replay("phy", pcap)
             self.appctl("fdb/add", "br0", "out0", "0", "02:00:20:00:00:00")
+
+    def establish(self, connections):
+        """Waits until so many are known."""
+        for _ in range(100):
+            found = int(self.appctl("dpctl/ct-get-nconns").split()[0])
+            if found >= connections:
+                return
+            time.sleep(0.1)
+        raise Unable(f"only {found} of {connections} connections were made")
 
     def flows(self, bridge, *flows):
         self.ofctl("del-flows", bridge)

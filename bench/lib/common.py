@@ -81,7 +81,12 @@ def spread(values):
     values = good(values)
     if not values:
         return "failed"
-    return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
+    return f"{number(statistics.median(values))} ({number(min(values))}–{number(max(values))})"
+
+
+def number(value):
+    """Three digits that count, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def goal_table(goals):
