@@ -20,7 +20,12 @@ pub(crate) struct EgressQueues {
     ready: Batch,
     segments: Batch,
     tunnels: Scratch,
+    /// Datagrams and single frames handed to ports since [`EgressQueues::forget_delivered`].
+    delivered: usize,
 }
+
+/// Frames shorter than this, bytes, cost a receiver's socket more for what is around them than for their payload.
+const SMALL: usize = 512;
 
 /// Room made for a queue when its port first appears.
 const QUEUE_ROOM: usize = trunkline_packet::BATCH;
@@ -33,6 +38,7 @@ impl EgressQueues {
             ready: Batch::with_capacity(QUEUE_ROOM),
             segments: Batch::with_capacity(QUEUE_ROOM),
             tunnels: Scratch::new(),
+            delivered: 0,
         }
     }
 
@@ -91,6 +97,16 @@ impl EgressQueues {
         &mut self.tunnels.datagrams
     }
 
+    /// How many datagrams and single frames ports have got.
+    pub(crate) fn delivered(&self) -> usize {
+        self.delivered
+    }
+
+    /// Counts them from 0 again.
+    pub(crate) fn forget_delivered(&mut self) {
+        self.delivered = 0;
+    }
+
     /// Whether errors about what was sent wait for [`EgressQueues::queue_replies`].
     pub(crate) fn has_replies(&self) -> bool {
         !self.tunnels.replies.is_empty()
@@ -112,6 +128,7 @@ impl EgressQueues {
                     pool.put_all(batch);
                 }
                 Backend::Queues(queues) => {
+                    self.delivered += batch.iter().map(in_socket).sum::<usize>();
                     let (ready, segments) = (&mut self.ready, &mut self.segments);
                     Egress { shard, view, queues, pool, ready, segments }.send_all(batch, worker);
                 }
@@ -229,6 +246,17 @@ impl Egress<'_> {
         let mut stats = SendStats::default();
         queue.send(self.pool, self.ready, &mut stats);
         self.shard.count_sent(offered, &stats);
+    }
+}
+
+/// How many packets a receiver's socket has to hold for one: none for a stream's, whose flow control sees to that.
+#[inline]
+fn in_socket(packet: &Packet) -> usize {
+    let gso = packet.meta().offload.gso;
+    match gso.kind {
+        GsoKind::None if packet.len() < SMALL => 1,
+        GsoKind::UdpL4 => packet.len().div_ceil(usize::from(gso.size).max(1)),
+        _ => 0,
     }
 }
 

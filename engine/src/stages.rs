@@ -24,6 +24,15 @@ const KEEP_TAILS: usize = 160;
 /// Most packets in flight at once, counting the copies of floods: bounds memory.
 const MAX_IN_FLIGHT: usize = 8192;
 
+/// Datagrams out of tunnels after which a worker pauses. A socket's default buffer holds 256 or so small ones, a
+/// train of datagrams may bring 4,096 at once, and the scheduler may let a busy worker go on for 4 ms: where there
+/// are fewer CPUs than threads at work, most were lost at the receivers, whose turn did not come.
+const BURST: usize = 128;
+/// How long. Unlike a yield it does not cost the worker its share of the CPU.
+const PAUSE: Duration = Duration::from_micros(30);
+/// A burst that took longer than this left its receivers time.
+const BURST_TIME: Duration = Duration::from_millis(2);
+
 /// A worker's buffers, and what is in hand.
 pub(crate) struct Stages {
     worker: usize,
@@ -37,6 +46,8 @@ pub(crate) struct Stages {
     /// What an uplink brought that is not for tunnels.
     rest: Batch,
     egress: EgressQueues,
+    /// When the last burst of datagrams out of tunnels had been delivered.
+    burst: Instant,
     /// The network layer, if there is any.
     pub(crate) l3: Option<Box<L3>>,
 }
@@ -53,6 +64,7 @@ impl Stages {
             trash: Batch::with_capacity(BATCH),
             rest: Batch::with_capacity(BATCH),
             egress: EgressQueues::new(),
+            burst: clock,
             l3: None,
         }
     }
@@ -97,14 +109,21 @@ impl Stages {
         let now = self.now();
         match &snapshot.l3 {
             Some(view) if matches!(view.role(port), Role::Uplink(_) | Role::Loopback(_)) => {
-                if let Some(tunnels) = snapshot.tunnels_on(port) {
+                let tunnels = snapshot.tunnels_on(port);
+                if let Some(tunnels) = tunnels {
                     self.underlay(snapshot, port, tunnels, now);
                 }
                 self.route(snapshot, port, now);
+                self.finish(snapshot, now);
+                if tunnels.is_some() {
+                    self.pause_if_due();
+                }
             }
-            _ => self.bridge(snapshot, port, now),
+            _ => {
+                self.bridge(snapshot, port, now);
+                self.finish(snapshot, now);
+            }
         }
-        self.finish(snapshot, now);
     }
 
     /// Carries the datagrams that an underlay brought, which are in `decap`, to their end.
@@ -114,8 +133,23 @@ impl Stages {
         let now = self.now();
         while self.decap.open_some(snapshot, self.worker, now, &mut self.pool) {
             self.decapsulated(snapshot, now);
+            self.finish(snapshot, now);
+            self.pause_if_due();
         }
-        self.finish(snapshot, now);
+    }
+
+    /// Pauses when so much has come out of tunnels that its receivers need the CPU first.
+    fn pause_if_due(&mut self) {
+        if self.egress.delivered() < BURST {
+            return;
+        }
+        self.egress.forget_delivered();
+        let now = Instant::now();
+        let before = std::mem::replace(&mut self.burst, now);
+        if now.duration_since(before) < BURST_TIME {
+            std::thread::sleep(PAUSE);
+            self.burst = Instant::now();
+        }
     }
 
     /// Takes what is for tunnels out of the batch, which came in by an uplink.

@@ -15,7 +15,7 @@ use crate::snapshot::{PortView, Snapshot};
 
 /// Frames after which those in hand go on before more are taken out of datagrams: enough for the egress to
 /// merge them again, and not so many that they fall out of the cache.
-const ENOUGH: usize = 256;
+const ENOUGH: usize = 128;
 
 /// Most datagrams taken from an underlay at once; each may hold 64 KiB, and 45 or so make up a superframe.
 pub(crate) const BUDGET: usize = BATCH;

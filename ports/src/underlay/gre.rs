@@ -24,7 +24,10 @@ const SEND_BUFFER: libc::c_int = 4 << 20;
 /// `PermissionDenied` without CAP_NET_RAW; `Unsupported` when the system has no IPv6.
 pub fn gre(family: Family) -> io::Result<(Box<dyn DatagramRx>, Arc<dyn DatagramTx>)> {
     let main = Arc::new(open(family)?);
-    sock::receive_options(&main, family)?;
+    // Over IPv4 a packet comes with its header, which says it all (raw(7)).
+    if family == Family::V6 {
+        sock::receive_options(&main, family)?;
+    }
     sock::buffer(&main, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
     sock::set_df(&main, family, true)?;
 
