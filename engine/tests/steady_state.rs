@@ -184,7 +184,10 @@ fn tunnels_allocate_nothing() {
     };
     let train: Vec<u8> = (0..40).flat_map(|n| [header(1), segment(n)].concat()).collect();
     let merged = Arrival { gro: Some(8 + 1454), ..single };
-    let mut datagrams = vec![(train, merged)];
+    // A reserved bit in one of the headers: not merged as a train, but at the TAP.
+    let mut long_way = train.clone();
+    long_way[20 * (8 + 1454) + 7] = 1;
+    let mut datagrams = vec![(train, merged), (long_way, merged)];
     for dst in [255, 3, 4, 77, 2] {
         datagrams.push(([header(1), frame(dst, 10)].concat(), single));
     }
@@ -215,6 +218,7 @@ fn tunnels_allocate_nothing() {
     let (packets, allocations) = observe(&e, source);
     let out = e.counters(PortId(1));
     assert!(packets > 50_000 && out.replicated > 500, "only {packets} packets, {out:?}");
-    assert!(e.counters(tap).absorbed > 25_000 && e.counters(PortId(2)).generated > 50);
+    assert!(e.counters(source).absorbed > 12_000 && e.counters(tap).absorbed > 12_000);
+    assert!(e.counters(PortId(2)).generated > 50);
     assert_eq!(allocations, 0, "over {packets} packets");
 }

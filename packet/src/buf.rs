@@ -302,6 +302,37 @@ impl Packet {
         }
     }
 
+    /// Moves `len` bytes of the frame from `from` down to `to`, which may overlap. False, and nothing has changed,
+    /// when that is not downward or within the frame, or the tail is shared.
+    pub fn slide(&mut self, from: usize, to: usize, len: usize) -> bool {
+        if to > from || from + len > self.len() {
+            return false;
+        }
+        let Buf { start, end, tail_start, tail_end, tail, data, .. } = &mut *self.0;
+        let head = &mut data[usize::from(*start)..usize::from(*end)];
+        let tail: &mut [u8] = match tail {
+            Some(tail) => match Arc::get_mut(&mut tail.0) {
+                Some(bytes) => &mut bytes[*tail_start as usize..*tail_end as usize],
+                None => return false,
+            },
+            None => &mut [],
+        };
+        let edge = head.len();
+        let (mut from, mut to, mut left) = (from, to, len);
+        while left > 0 {
+            // As far as neither side crosses from head to tail.
+            let until = |at: usize| if at < edge { edge - at } else { left };
+            let n = left.min(until(from)).min(until(to));
+            match (from.checked_sub(edge), to.checked_sub(edge)) {
+                (None, _) => head.copy_within(from..from + n, to),
+                (Some(from), None) => head[to..to + n].copy_from_slice(&tail[from..from + n]),
+                (Some(from), Some(to)) => tail.copy_within(from..from + n, to),
+            }
+            (from, to, left) = (from + n, to + n, left - n);
+        }
+        true
+    }
+
     /// Takes a tail that is shared with others into the head, where it fits, so that more can be appended.
     pub fn unshare(&mut self, pool: &mut Pool) {
         let b = &mut *self.0;

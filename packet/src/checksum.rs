@@ -51,6 +51,17 @@ impl Sum {
         sum
     }
 
+    /// Adds `len` bytes of a frame from `start` on, over head and tail. Bytes that are not there add nothing.
+    #[inline]
+    #[must_use]
+    pub fn range(self, packet: &Packet, start: usize, len: usize) -> Sum {
+        let (head, tail, end) = (packet.head(), packet.tail(), start + len);
+        let front = head.get(start.min(head.len())..end.min(head.len())).unwrap_or_default();
+        let at = |offset: usize| offset.saturating_sub(head.len()).min(tail.len());
+        let back = sum_bytes(&tail[at(start)..at(end)]);
+        self.bytes(front).add(u32::from(if front.len() % 2 == 0 { back } else { back.swap_bytes() }))
+    }
+
     /// The IPv4 pseudo-header (RFC 9293 §3.1, RFC 768).
     #[inline]
     #[must_use]

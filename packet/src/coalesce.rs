@@ -41,10 +41,10 @@ pub const MAX_UDP_SEGMENTS: usize = 64;
 /// The largest IP packet.
 const MAX_IP: usize = 65535;
 
-const DF: u8 = 0x40;
-const PSH: u8 = 0x08;
+pub(crate) const DF: u8 = 0x40;
+pub(crate) const PSH: u8 = 0x08;
 /// FIN, SYN, RST, URG, CWR.
-const NEVER: u8 = 0x01 | 0x02 | 0x04 | 0x20 | 0x80;
+pub(crate) const NEVER: u8 = 0x01 | 0x02 | 0x04 | 0x20 | 0x80;
 
 /// Merges frames of one flow into superframes, in place, and returns how many frames were absorbed by
 /// others. The order within each flow stays. For an egress that takes TCP and UDP superframes.

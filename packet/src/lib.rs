@@ -18,6 +18,7 @@ pub mod outer;
 pub mod prefetch;
 pub mod segment;
 pub mod tag;
+pub mod train;
 pub mod vlan;
 
 pub use batch::{BATCH, Batch};
@@ -32,6 +33,7 @@ pub use outer::{Arrival, Outer};
 pub use prefetch::prefetch;
 pub use segment::{hdr_len, l3_segment_len, segment};
 pub use tag::{pop_tag, push_tag};
+pub use train::merge_train;
 pub use vlan::{Tpid, VlanId, VlanTag};
 
 /// Index of a port in the engine's port table. Dense and reused: a slot freed by a deleted port may be

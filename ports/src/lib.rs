@@ -25,12 +25,16 @@ use std::sync::Arc;
 
 use trunkline_packet::{Batch, DropReason, GsoKind, Pool};
 
+/// Bytes after which a receive call hands over what it has: a few superframes, which are still in the cache when
+/// they are sent (1 MiB a core is usual).
+const ENOUGH_BYTES: usize = 256 << 10;
+
 /// How a receive call ended.
 #[derive(Debug)]
 pub enum RecvEnd {
     /// The queue is empty; wait for readiness before the next call.
     Drained,
-    /// The budget is used up; there may be more.
+    /// The budget is used up, or it is many bytes; there may be more.
     More,
     /// The interface is gone or down (EBADFD, ENETDOWN, ENODEV …). The error says which; the queue may be
     /// polled again only if `fatal` is false.

@@ -295,9 +295,12 @@ impl RxQueue for TapRx {
 
     fn recv(&mut self, pool: &mut Pool, out: &mut Batch, budget: usize, stats: &mut RecvStats) -> RecvEnd {
         let mut tail = Some(pool.take_tail());
-        let mut end = RecvEnd::More;
+        let (mut end, mut bytes) = (RecvEnd::More, 0);
         // Bounded by reads, not by frames handed over, so that a flood of bad ones cannot hold a worker.
         for _ in 0..budget {
+            if bytes >= crate::ENOUGH_BYTES {
+                break;
+            }
             let mut packet = pool.get();
             let mut header = [0; VnetHdr::LEN];
             let spare = tail.get_or_insert_with(|| pool.take_tail());
@@ -307,13 +310,16 @@ impl RxQueue for TapRx {
                 IoSliceMut::new(spare.as_mut()),
             ];
             match rustix::io::readv(&*self.0, &mut areas) {
-                Ok(n) => match accept(&mut packet, &header, n, &mut tail) {
-                    Ok(()) => out.push(packet),
-                    Err(reason) => {
-                        stats.count(reason);
-                        pool.put(packet);
+                Ok(n) => {
+                    bytes += n;
+                    match accept(&mut packet, &header, n, &mut tail) {
+                        Ok(()) => out.push(packet),
+                        Err(reason) => {
+                            stats.count(reason);
+                            pool.put(packet);
+                        }
                     }
-                },
+                }
                 Err(Errno::INTR) => pool.put(packet),
                 // A frame whose offload virtio cannot express; the kernel has dropped it.
                 Err(Errno::INVAL) => {

@@ -5,7 +5,7 @@ use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::headers::{proto, read16};
 use trunkline_packet::segment::MAX_SEGMENTS;
 use trunkline_packet::{
-    Arrival, Batch, DropReason, Offload, Outer, Packet, Pool, PortId, Tpid, VlanTag, pop_tag,
+    Arrival, Batch, DropReason, Offload, Outer, Packet, Pool, PortId, Tpid, VlanTag, merge_train, pop_tag,
 };
 
 use crate::config::InnerVlan;
@@ -77,9 +77,10 @@ impl Refusals for DropCounts {
 }
 
 /// Takes what an underlay received, one datagram or several merged ones, and appends the inner frames to
-/// `out`. Refusals are reported, their packets go back to the pool.
+/// `out`: one superframe of all of them where that is possible (see [`trunkline_packet::train`]), whose metadata says
+/// how many they were. Refusals are reported, their packets go back to the pool.
 pub fn decap_all(
-    packet: Packet,
+    mut packet: Packet,
     opened: &Arrival,
     tunnels: &Tunnels,
     pool: &mut Pool,
@@ -93,12 +94,18 @@ pub fn decap_all(
     {
         Ok(()) => out.push(packet),
         Err(refusal) => {
-            refusals.refuse(packet.meta().in_port, refusal);
+            // A train is refused as the datagrams that it was.
+            (0..packet.meta().frames).for_each(|_| refusals.refuse(packet.meta().in_port, refusal));
             pool.put(packet);
         }
     };
     if len <= size {
         // A lone datagram, whose metadata (if any) is the inner frame's.
+        return take(packet, Ok(()), pool);
+    }
+    if let Some((found, skip)) = found_by_first(&packet, &opened.outer, tunnels)
+        && merge_train(&mut packet, size, skip, found.tunnel.endpoint().inner_mtu)
+    {
         return take(packet, Ok(()), pool);
     }
     if size == 0 || len.div_ceil(size) > MAX_SEGMENTS {
@@ -113,6 +120,14 @@ pub fn decap_all(
         take(datagram, filled, pool);
     }
     pool.put(packet);
+}
+
+/// The tunnel of a train's first datagram, and the length of its tunnel header.
+#[inline]
+fn found_by_first<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Option<(Match<'a>, usize)> {
+    let (found, len, _) =
+        if outer.proto == proto::UDP { udp(packet, outer, tunnels).ok()? } else { return None };
+    Some((found, len))
 }
 
 type Parsed<'a> = (Match<'a>, usize, Option<GreHeader>);

@@ -83,13 +83,17 @@ impl UdpRuns {
         self.next = 0;
     }
 
-    /// Counts the packets of the batch that are new since the last call; `info` is theirs.
+    /// Counts the packets of the batch that are new since the last call; `info` is theirs. Segments of one superframe
+    /// begin a run, so that the other side finds whole ones in a train.
     #[inline]
     pub fn extend(&mut self, batch: &[Packet], info: &SendInfo) {
         let socket = info.hash as usize % self.sockets;
+        let mut begin = batch.len() > self.next + 1;
         for packet in batch.iter().skip(self.next) {
             let len = packet.len();
-            if !self.runs.last_mut().is_some_and(|run| run.add(len, socket, info)) {
+            if std::mem::take(&mut begin)
+                || !self.runs.last_mut().is_some_and(|run| run.add(len, socket, info))
+            {
                 let (first, count, size, bytes) = (self.next, 1, len, len);
                 self.runs.push(UdpRun { first, count, size, bytes, socket, info: *info });
             }

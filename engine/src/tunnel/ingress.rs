@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use trunkline_packet::segment::hdr_len;
 use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId};
 use trunkline_ports::RecvStats;
 use trunkline_tunnel::bfd::frame::{self, Addresses};
@@ -118,8 +119,11 @@ impl Decap {
                 continue;
             };
             let shard = view.shards.of(worker);
-            shard.rx_packets.add(1);
-            shard.rx_bytes.add(packet.len() as u64);
+            // A merged train counts as what it was.
+            let frames = u64::from(packet.meta().frames).max(1);
+            shard.rx_packets.add(frames);
+            shard.absorbed.add(frames - 1);
+            shard.rx_bytes.add(packet.len() as u64 + (frames - 1) * u64::from(hdr_len(packet)));
             if tunnel.bfd
                 && is_to(packet, Addresses::OVS_MAC)
                 && let Some((ttl, control)) = frame::parse(packet, Addresses::OVS_MAC)

@@ -60,12 +60,20 @@ impl DatagramRx for Receiver {
     ) -> RecvEnd {
         let (fd, kind) = (self.fd.as_raw_fd(), self.kind);
         let mut left = budget;
+        let mut bytes = 0;
         while left > 0 {
+            if bytes >= crate::ENOUGH_BYTES {
+                // Trains: few are many bytes.
+                self.window = FEW;
+                break;
+            }
+            let before = out.len();
             let want = left.min(self.window);
             let receive = if want <= FEW { receive::<FEW> } else { receive::<CHUNK> };
             match receive(fd, kind, pool, out, arrivals, want, stats) {
                 Ok(n) => {
                     left -= n.min(left);
+                    bytes += out[before..].iter().map(Packet::len).sum::<usize>();
                     if n < want {
                         self.window = FEW;
                         // An error behind the last datagram, if any, is reported by the next call.
