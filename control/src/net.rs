@@ -10,9 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 use trunkline_packet::MacAddr;
@@ -271,28 +269,17 @@ impl Session {
 
     /// Routes of the main table by an interface, without default ones and those the kernel made.
     pub(crate) fn routes(&self, link: &Link) -> Result<Vec<LinkRoute>> {
-        Ok(self.all_routes()?.iter().filter_map(|r| route_by(r, link.index)).collect())
+        let made = |m: &RouteMessage| {
+            m.header.protocol != RouteProtocol::Kernel && m.header.destination_prefix_length > 0
+        };
+        let routes = self.routes_by(link, made)?;
+        Ok(routes.into_iter().map(|r| LinkRoute { to: r.prefix, via: r.via }).collect())
     }
 
     /// Gateways of the default routes that lead out by an interface.
     pub(crate) fn defaults(&self, link: &Link) -> Result<Vec<IpAddr>> {
-        Ok(self.all_routes()?.iter().filter_map(|r| default_by(r, link.index)).collect())
-    }
-
-    /// Routes of both families; those of other tables are among them.
-    fn all_routes(&self) -> Result<Vec<RouteMessage>> {
-        let mut routes = Vec::new();
-        for query in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let get = self.handle.route().get(query).execute();
-            let of_family: Vec<RouteMessage> = self
-                .runtime
-                .block_on(get.try_collect())
-                .map_err(|e| explain("cannot read the routes", &netlink(e)))?;
-            routes.extend(of_family);
-        }
-        Ok(routes)
+        let routes = self.routes_by(link, |m| m.header.destination_prefix_length == 0)?;
+        Ok(routes.into_iter().filter_map(|r| r.via).collect())
     }
 }
 
@@ -334,49 +321,6 @@ fn message(link: &Link, route: LinkRoute) -> RouteMessage {
             }
         }
     }
-}
-
-/// The route, if it is one of the main table by that interface that somebody made.
-fn route_by(route: &RouteMessage, index: u32) -> Option<LinkRoute> {
-    let header = &route.header;
-    let made = header.protocol != RouteProtocol::Kernel && header.kind == RouteType::Unicast;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.destination_prefix_length == 0 || !made {
-        return None;
-    }
-    let (mut by, mut via, mut to) = (None, None, None);
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
-        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
-        _ => None,
-    };
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(oif) => by = Some(*oif),
-            RouteAttribute::Gateway(address) => via = ip(address),
-            RouteAttribute::Destination(address) => to = ip(address),
-            _ => {}
-        }
-    }
-    let to = IpNet::new(to?, header.destination_prefix_length).ok()?;
-    (by == Some(index)).then_some(LinkRoute { to, via })
-}
-
-/// The gateway, if this is a default route of the main table by that interface.
-fn default_by(route: &RouteMessage, index: u32) -> Option<IpAddr> {
-    if route.header.destination_prefix_length != 0 || route.header.table != RouteHeader::RT_TABLE_MAIN {
-        return None;
-    }
-    let mut by = None;
-    let mut gateway = None;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(oif) => by = Some(*oif),
-            RouteAttribute::Gateway(RouteAddress::Inet(g)) => gateway = Some(IpAddr::V4(*g)),
-            RouteAttribute::Gateway(RouteAddress::Inet6(g)) => gateway = Some(IpAddr::V6(*g)),
-            _ => {}
-        }
-    }
-    gateway.filter(|_| by == Some(index))
 }
 
 /// Whether the kernel gives every interface such an address by itself.

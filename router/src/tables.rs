@@ -58,7 +58,7 @@ pub enum TableError {
     BadMac(IfaceId),
     /// A route by an interface that is not there.
     NoIface(IpNet, IfaceId),
-    /// A route whose next router is not on the link of its interface.
+    /// A route whose next router is not on the link of its interface, by its addresses or a route.
     OffLink(IpNet, IpAddr),
 }
 
@@ -195,7 +195,10 @@ impl Tables {
             if let Some(via) = route.via {
                 let link_local = matches!(via, IpAddr::V6(a) if a.is_unicast_link_local());
                 let same_family = via.is_ipv4() == route.prefix.addr().is_ipv4();
-                let on_link = link_local || iface.addresses.iter().any(|a| a.contains(&via));
+                let beside = |r: &Route| r.iface == route.iface && r.via.is_none() && r.prefix.contains(&via);
+                let on_link = link_local
+                    || iface.addresses.iter().any(|a| a.contains(&via))
+                    || routes.iter().any(beside);
                 if !same_family || !on_link || iface.owns(via) {
                     return Err(TableError::OffLink(route.prefix, via));
                 }

@@ -79,6 +79,27 @@ fn a_gibibyte_each_way(kind: Kind) {
     transfer.assert_whole(Duration::from_secs(120), GIB);
 }
 
+/// As many clouds give it: an address without a network, and a router that only a route says is on the link.
+#[test]
+fn an_address_of_its_own_alone() {
+    for how in ["ip route add 192.0.2.1 dev up0", "onlink"] {
+        let net = Internet::plugged(&[]);
+        net.lab.ns.sh("ip address add 192.0.2.10/32 dev up0");
+        net.lab.ns.sh("ip link set up0 up");
+        match how {
+            "onlink" => net.lab.ns.sh("ip route add default via 192.0.2.1 dev up0 onlink"),
+            line => net.lab.ns.sh(line) + &net.lab.ns.sh("ip route add default via 192.0.2.1"),
+        };
+        ping::assert_reaches(&net.lab.ns, ip(FAR4));
+        share(&net);
+        let a = net.container(Kind::Tap, "a");
+        let (_far, _web) = (Echo::start(&net.far, 7), Echo::start(&a.ns, 80));
+        assert_eq!(tcp_seen_as(&a.ns, at(FAR4, 7)).ip(), ip(OUTSIDE4), "{how}");
+        net.publish("tcp", "8080", &format!("{}:80", a.v4));
+        assert_eq!(tcp_seen_as(&net.far, at(OUTSIDE4, 8080)).ip(), ip("192.0.2.1"), "{how}");
+    }
+}
+
 /// Docker's port on the host, from the host.
 #[test]
 fn the_host_reaches_its_own_published_port() {

@@ -47,11 +47,20 @@ impl Session {
 
     /// Unicast routes of the main table that lead out by an interface.
     pub(crate) fn host_routes(&self, link: &Link) -> Result<Vec<HostRoute>> {
-        let messages = self.route_messages()?;
-        let mut routes: Vec<_> =
-            messages.iter().filter(|m| oif(m) == Some(link.index)).filter_map(host_route).collect();
+        let mut routes = self.routes_by(link, |_| true)?;
         routes.sort_unstable();
         Ok(routes)
+    }
+
+    /// Those of them that are asked for, in the kernel's order, IPv4 first.
+    pub(super) fn routes_by(
+        &self,
+        link: &Link,
+        which: impl Fn(&RouteMessage) -> bool,
+    ) -> Result<Vec<HostRoute>> {
+        let messages = self.route_messages()?;
+        let by = |m: &&RouteMessage| oif(m) == Some(link.index) && which(m);
+        Ok(messages.iter().filter(by).filter_map(host_route).collect())
     }
 
     /// The interface with the default route of the lowest metric; IPv4's comes first.
@@ -117,6 +126,8 @@ fn host_route(m: &RouteMessage) -> Option<HostRoute> {
         match attribute {
             RouteAttribute::Destination(a) => to = address(a),
             RouteAttribute::Gateway(a) => via = address(a),
+            // A next router of the other family (RFC 5549).
+            RouteAttribute::Via(_) => return None,
             RouteAttribute::Priority(n) => metric = *n,
             _ => {}
         }
@@ -222,7 +233,8 @@ mod tests {
                     "{shown:?}"
                 );
                 assert!(shown.contains(&("192.0.2.0/24".into(), None)), "{shown:?}");
-                assert!(s.host_routes(&peer)?.is_empty());
+                assert_eq!(s.defaults(&out)?, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+                assert!(s.host_routes(&peer)?.is_empty() && s.defaults(&peer)?.is_empty());
                 assert!(s.host_neighbours(&out)?.is_empty());
                 // Nobody answers, so it stays unknown; that it is asked for is news.
                 while news.wait(Duration::from_millis(50)).unwrap() {}

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use trunkline_engine::{self as engine, L3Config, L3Error};
 use trunkline_nat::{Config, Rule, RuleId, Timeouts, Zone};
-use trunkline_packet::MacAddr;
 use trunkline_packet::headers::proto;
+use trunkline_packet::{MacAddr, PortId};
 use trunkline_router::{dhcp, ra};
 
 use super::kernel_l3::L3State;
@@ -17,6 +17,7 @@ use super::uplinks::Uplink;
 use crate::model::Desired;
 use crate::model::l3::{CtSpec, Filtering, GatewaySpec, NatKind, NatSpec, Proto, UplinkKind};
 use crate::model::objects::differs;
+use crate::net::host::HostRoute;
 use crate::validate::gateway_place;
 use crate::validate::nat::{bridges, masquerade_ports};
 use crate::validate::route::{Exit, exit};
@@ -210,11 +211,24 @@ fn implied(uplink: &Uplink) -> Vec<engine::Route> {
         port,
         metric: 0,
     });
-    let connected = |prefix: &IpNet| seen.addresses.iter().any(|net| net.trunc() == *prefix);
-    let hosts =
-        seen.routes.iter().filter(|r| !connected(&r.prefix) && on_link(r.via, &seen.addresses).is_ok());
-    let hosts = hosts.map(|r| engine::Route { prefix: r.prefix, via: r.via, port, metric: r.metric });
-    own.chain(hosts).collect()
+    own.chain(hosts_routes(&seen.addresses, &seen.routes, port)).collect()
+}
+
+/// The routes of the host by an interface. What is the next router of one is on its link, since the kernel has
+/// taken it: with an address of its own alone (/32, as many clouds give), or `onlink`, only that says so.
+fn hosts_routes(addresses: &[IpNet], routes: &[HostRoute], port: PortId) -> Vec<engine::Route> {
+    let connected = |prefix: &IpNet| addresses.iter().any(|net| net.trunc() == *prefix);
+    let routes = || routes.iter().filter(|r| !connected(&r.prefix));
+    let covered = |via: &IpAddr| {
+        on_link(Some(*via), addresses).is_ok() || routes().any(|r| r.via.is_none() && r.prefix.contains(via))
+    };
+    let mut beside: Vec<IpAddr> = routes().filter_map(|r| r.via).filter(|via| !covered(via)).collect();
+    beside.sort_unstable();
+    beside.dedup();
+    let beside =
+        beside.into_iter().map(|via| engine::Route { prefix: via.into(), via: None, port, metric: 0 });
+    let all = routes().map(|r| engine::Route { prefix: r.prefix, via: r.via, port, metric: r.metric });
+    beside.chain(all).collect()
 }
 
 /// The engine's number of an uplink: its port's.
@@ -391,5 +405,40 @@ pub(super) fn explain_refusal(state: &L3State, numbers: &Numbers, error: &L3Erro
         }
         L3Error::Table(e) => Error::invalid(e.to_string()),
         e => Error::failed(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routers_of_a_host_are_on_the_link_whatever_its_own_network() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let host = |prefix, via: Option<&str>| HostRoute {
+            prefix: net(prefix),
+            via: via.map(|v| v.parse().unwrap()),
+            metric: 9,
+        };
+        let routes = |addresses: &[&str], routes: &[HostRoute]| {
+            let addresses: Vec<IpNet> = addresses.iter().map(|a| net(a)).collect();
+            let all = hosts_routes(&addresses, routes, PortId(1));
+            all.iter().map(|r| (r.prefix.to_string(), r.via.is_some())).collect::<Vec<_>>()
+        };
+        let row = |prefix: &str, via| (prefix.to_owned(), via);
+        // As DHCP of a cloud sets it: a route to the router on the link, and one by it.
+        let cloud = [host("10.128.0.1/32", None), host("0.0.0.0/0", Some("10.128.0.1"))];
+        assert_eq!(routes(&["10.128.0.2/32"], &cloud), [row("10.128.0.1/32", false), row("0.0.0.0/0", true)]);
+        // As `ip route add default via 192.0.2.1 dev eth0 onlink` does.
+        let onlink = [host("0.0.0.0/0", Some("192.0.2.1"))];
+        assert_eq!(
+            routes(&["198.51.100.7/32"], &onlink),
+            [row("192.0.2.1/32", false), row("0.0.0.0/0", true)]
+        );
+        // A plain network.
+        let plain = [host("192.0.2.0/24", None), host("0.0.0.0/0", Some("192.0.2.1"))];
+        assert_eq!(routes(&["192.0.2.7/24"], &plain), [row("0.0.0.0/0", true)]);
+        let six = [host("::/0", Some("fe80::1"))];
+        assert_eq!(routes(&["2001:db8::7/128"], &six), [row("::/0", true)]);
     }
 }
