@@ -5,6 +5,9 @@
 //! keeps its address: the binding is kept after it ends, until somebody else needs the address. A client
 //! whose binding was lost (a restart without [`Server::import`]) may go on with its address if it is free.
 //!
+//! Before an address is offered, the router asks for it by ARP (RFC 2131 §2.2) and waits for a moment; an address that
+//! another MAC address answers for is not given out ([`Server::taken`]).
+//!
 //! Attack model. Any host on the bridge may send anything. The table has at most as many entries as addresses
 //! to give. Who only asks and never takes holds an address for 30 seconds and gives way to anybody. A
 //! host can take no other's address away: release and decline count only from its holder.
@@ -109,7 +112,14 @@ impl Server {
         }?;
         let payload = reply.write(&message, &link, &self.config);
         let (dst, dst_mac) = address(&message, &reply, request);
-        Some(Answer { dst_mac, dst, dst_port: CLIENT_PORT, payload })
+        let offer = (reply.kind == Kind::Offer).then_some((reply.addr, message.mac));
+        Some(Answer { dst_mac, dst, dst_port: CLIENT_PORT, payload, offer })
+    }
+
+    /// Somebody else has the address that was to be offered: it is not given out for ten minutes, as if its client
+    /// had declined it.
+    pub fn taken(&mut self, now: u64, addr: Ipv4Addr) {
+        self.leases.taken(now, addr);
     }
 
     /// RFC 2131 §4.3.1.

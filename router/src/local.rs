@@ -9,9 +9,15 @@ use trunkline_packet::{DropReason, Packet};
 
 use crate::build::{self, TTL};
 use crate::iface::{Iface, IfaceId};
+use crate::neighbour::{Lookup, Request};
 use crate::receive::{DHCP_SERVER, destination, mac_at, source};
-use crate::router::{Run, Sink};
-use crate::service::Datagram;
+use crate::router::{Offer, Run, Sink};
+use crate::service::{Answer, Datagram};
+
+/// How long an answer to ARP is waited for before an address is offered, milliseconds.
+const LOOK: u64 = 300;
+/// Offers of a worker that wait at a time.
+const MOST_OFFERS: usize = 64;
 
 impl<S: Sink> Run<'_, S> {
     /// See [`crate::Router::local`].
@@ -105,18 +111,60 @@ impl<S: Sink> Run<'_, S> {
     }
 
     fn dhcp(&mut self, iface: &Iface, packet: Packet, ip: &Headers) {
-        if let Some(answer) = self.ask_dhcp(iface, &packet, ip) {
-            let (macs, us) = ((iface.mac, answer.dst_mac), iface.v4());
-            if let Some(us) = us {
-                let to = (answer.dst, answer.dst_port);
-                let made = build::udp4(macs, (us, DHCP_SERVER), to, &answer.payload, self.pool);
-                self.send_made(iface.id, made);
-            }
+        match self.ask_dhcp(iface, &packet, ip) {
+            Some(answer) if answer.offer.is_some() => self.look_before(iface, answer),
+            Some(answer) => self.send_dhcp(iface, &answer),
+            None => {}
         }
         self.consume(iface.id, packet);
     }
 
-    fn ask_dhcp(&mut self, iface: &Iface, packet: &Packet, ip: &Headers) -> Option<crate::service::Answer> {
+    fn send_dhcp(&mut self, iface: &Iface, answer: &Answer) {
+        if let Some(us) = iface.v4() {
+            let (macs, to) = ((iface.mac, answer.dst_mac), (answer.dst, answer.dst_port));
+            let made = build::udp4(macs, (us, DHCP_SERVER), to, &answer.payload, self.pool);
+            self.send_made(iface.id, made);
+        }
+    }
+
+    /// Asks for the address of an offer before it is made (RFC 2131 §2.2). When there is no room to wait for an
+    /// answer, it is made at once.
+    fn look_before(&mut self, iface: &Iface, answer: Answer) {
+        let Some((addr, _)) = answer.offer else { return };
+        let waiting = |o: &&mut Offer| o.iface == iface.id && o.answer.offer == answer.offer;
+        if let Some(same) = self.state.offers.iter_mut().find(waiting) {
+            // The client asks again.
+            same.answer = answer;
+            return;
+        }
+        let known = self.state.neighbours.resolve(self.now, iface.id, addr.into());
+        if known == Lookup::Full || self.state.offers.len() >= MOST_OFFERS {
+            return self.send_dhcp(iface, &answer);
+        }
+        self.request(Request { iface: iface.id, addr: addr.into(), mac: None });
+        let (asked, due) = (self.now, self.now + LOOK);
+        self.state.offers.push(Offer { iface: iface.id, asked, due, answer });
+    }
+
+    /// Makes the offers that are due, of addresses that nobody but the client itself has.
+    pub(crate) fn offer(&mut self) {
+        while let Some(at) = self.state.offers.iter().position(|o| o.due <= self.now) {
+            let Offer { iface, asked, answer, .. } = self.state.offers.swap_remove(at);
+            let Some((iface, (addr, client))) = self.tables.iface(iface).zip(answer.offer) else { continue };
+            let owner = self.state.neighbours.answered(asked, iface.id, addr.into());
+            match (owner, &iface.services.dhcp) {
+                (Some(owner), Some(dhcp)) if owner != client => {
+                    // The client asks again, and is offered another.
+                    if let Some(mut dhcp) = dhcp.try_lock() {
+                        dhcp.taken(self.now, addr);
+                    }
+                }
+                _ => self.send_dhcp(iface, &answer),
+            }
+        }
+    }
+
+    fn ask_dhcp(&mut self, iface: &Iface, packet: &Packet, ip: &Headers) -> Option<Answer> {
         let (head, l4) = (packet.head(), usize::from(ip.l4));
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (source(head, ip), destination(head, ip)) else {
             return None;

@@ -213,6 +213,14 @@ impl<S: Sink> Run<'_, S> {
         }
     }
 
+    /// Tells all nodes that a gateway is their router no more (RFC 4861 §6.2.5).
+    pub(crate) fn cease(&mut self, iface: &Iface) {
+        let last = iface.services.ra.as_ref().and_then(|ra| ra.try_lock()?.last(iface));
+        if let Some(last) = last {
+            self.send_icmp6(iface, last);
+        }
+    }
+
     fn send_icmp6(&mut self, iface: &Iface, answer: crate::service::Icmp6) {
         let mut message = answer.message;
         if message.len() < 8 {

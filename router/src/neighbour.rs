@@ -181,6 +181,13 @@ impl Neighbours {
         }
     }
 
+    /// Who has answered for an address since then, milliseconds.
+    pub(crate) fn answered(&self, since: u64, iface: IfaceId, addr: IpAddr) -> Option<MacAddr> {
+        let (at, value) = self.find(iface, bits(addr))?;
+        let fresh = self.slots[at].since.load(Relaxed) >= since;
+        (fresh && value.state() == State::Reachable).then(|| value.mac())
+    }
+
     /// Takes note of what somebody said. Whether it changed anything.
     pub(crate) fn learn(&self, now: u64, iface: IfaceId, addr: IpAddr, mac: MacAddr, word: Word) -> bool {
         let key = bits(addr);

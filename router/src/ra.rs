@@ -123,6 +123,14 @@ impl Advertiser {
         Some(Icmp6 { dst: ALL_NODES, dst_mac: MacAddr::default(), message: self.message(iface) })
     }
 
+    /// What is said at the end: a lifetime of zero (RFC 4861 §6.2.5). Prefixes and addresses stay as they are.
+    pub fn last(&self, iface: &Iface) -> Option<Icmp6> {
+        self.last?;
+        let mut message = self.message(iface);
+        message.get_mut(6..8)?.fill(0);
+        Some(Icmp6 { dst: ALL_NODES, dst_mac: MacAddr::default(), message })
+    }
+
     /// When the next one is due, milliseconds; `u64::MAX` for never.
     pub fn next(&self) -> u64 {
         self.next

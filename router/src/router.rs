@@ -8,10 +8,11 @@ use trunkline_packet::{Batch, DropReason, Headers, Packet, Pool};
 use crate::cache::{Cache, Scope};
 use crate::errors;
 use crate::held::Held;
-use crate::iface::{IfaceId, Zone};
+use crate::iface::{Iface, IfaceId, Zone};
 use crate::limit::Bucket;
 use crate::neighbour::Neighbours;
 use crate::receive::destination;
+use crate::service::Answer;
 use crate::tables::{Hop, Tables, Target};
 
 /// Errors sent per second and interface, and at once (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
@@ -83,6 +84,15 @@ pub(crate) struct Limited {
     pub(crate) announce: (u8, u64),
 }
 
+/// An answer of DHCP that waits until it is clear that nobody has the address.
+pub(crate) struct Offer {
+    pub(crate) iface: IfaceId,
+    /// When ARP has asked for it, and when it is clear, milliseconds.
+    pub(crate) asked: u64,
+    pub(crate) due: u64,
+    pub(crate) answer: Answer,
+}
+
 /// Everything that changes.
 pub(crate) struct State {
     pub(crate) neighbours: Arc<Neighbours>,
@@ -93,6 +103,10 @@ pub(crate) struct State {
     /// When they are to be looked at anyway.
     pub(crate) oldest: u64,
     pub(crate) parts: Batch,
+    /// Addresses that DHCP is about to offer.
+    pub(crate) offers: Vec<Offer>,
+    /// Gateways that stop advertising themselves.
+    farewells: Vec<Iface>,
     cache: Cache,
     /// Whether it announces addresses and advertises: one worker does.
     leader: bool,
@@ -124,6 +138,8 @@ impl Router {
             generation: 0,
             oldest: u64::MAX,
             parts: Batch::with_capacity(64),
+            offers: Vec::new(),
+            farewells: Vec::new(),
             cache: Cache::new(),
             leader,
         };
@@ -153,6 +169,13 @@ impl Router {
         });
         let limits: Vec<Limited> = limits.collect();
         self.state.limits = limits;
+        if self.state.leader {
+            let ceases = |i: &&Iface| {
+                let there = tables.iface(i.id).is_some_and(|n| n.services.ra.is_none());
+                i.services.ra.is_some() && there
+            };
+            self.state.farewells.extend(old.ifaces().iter().filter(ceases).cloned());
+        }
         self.state.cache.clear();
         self.state.generation = self.state.neighbours.generation().wrapping_sub(1);
         self.tables = tables;
@@ -161,6 +184,11 @@ impl Router {
     /// The tables in force.
     pub fn tables(&self) -> &Arc<Tables> {
         &self.tables
+    }
+
+    /// Whether a gateway that advertises itself no more has still to say so: at the next [`Router::tick`].
+    pub fn is_ceasing(&self) -> bool {
+        !self.state.farewells.is_empty()
     }
 
     /// Packets that wait for a neighbour; the router's own, which count only once they are sent, left out.
@@ -292,9 +320,13 @@ impl Router {
         let look = generation != self.state.generation || self.state.oldest <= now;
         let mut run = self.run(now, pool, sink);
         run.ask_again();
+        run.offer();
         if leader {
             run.announce();
             run.advertise();
+            while let Some(iface) = run.state.farewells.pop() {
+                run.cease(&iface);
+            }
         }
         // Asking may have given up neighbours.
         if look || run.state.neighbours.generation() != generation {
@@ -308,6 +340,10 @@ impl Router {
     pub fn next_due(&self) -> u64 {
         let state = &self.state;
         let mut next = state.neighbours.next_due().min(state.oldest);
+        next = state.offers.iter().map(|o| o.due).fold(next, u64::min);
+        if !state.farewells.is_empty() {
+            next = 0;
+        }
         if state.held.len() > 0 && state.neighbours.generation() != state.generation {
             next = 0;
         }

@@ -35,6 +35,9 @@ pub struct Answer {
     pub dst_port: u16,
     /// The UDP payload, at most what the interface's MTU takes.
     pub payload: Vec<u8>,
+    /// The address that it offers, and to which MAC address: before it is sent, the router looks whether anybody
+    /// else has it.
+    pub offer: Option<(Ipv4Addr, MacAddr)>,
 }
 
 /// An ICMPv6 message; sent from the gateway's link-local address with hop limit 255.

@@ -112,8 +112,8 @@ fn busybox_gets_its_address_and_all_it_needs() {
     assert!(given[0] != given[1] && !given.contains(&addr), "{given:?}");
     let last = bare(&net.lab, "last", 4);
     assert!(udhcpc(&last, &dir, &["-t", "2"]).is_err(), "a fourth address of three");
-    // The same one after a restart; leases are written down within seconds.
-    std::thread::sleep(Duration::from_secs(7));
+    // The same one after a restart; leases are written down within a second or so.
+    std::thread::sleep(Duration::from_millis(2200));
     net.lab.daemon.kill();
     net.lab.start();
     let again = eventually(Duration::from_secs(10), || {
@@ -122,6 +122,24 @@ fn busybox_gets_its_address_and_all_it_needs() {
     });
     assert!(again, "leases survive a restart");
     assert_eq!(value(&udhcpc(&a, &dir, &[]).expect("a lease"), "ip"), addr);
+    net.lab.assert_conserved();
+}
+
+/// RFC 2131 §2.2: it is asked for before it is offered.
+#[test]
+fn an_address_that_somebody_has_already_is_not_offered() {
+    let net = Internet::new();
+    net.lab.ok(&["gateway", "set", "br0", "--dhcp-range", "10.7.1.10-10.7.1.12"]);
+    let squatters: Vec<_> = (0..2).map(|n| bare(&net.lab, &format!("s{n}"), 20 + n)).collect();
+    for (n, ns) in squatters.iter().enumerate() {
+        ns.sh(&format!("ip address add 10.7.1.{}/16 dev eth0", 10 + 2 * n));
+    }
+    let a = bare(&net.lab, "a", 1);
+    let env = udhcpc(&a, net.lab.dir(), &[]).expect("a lease");
+    assert_eq!(value(&env, "ip"), "10.7.1.11", "the only one that is free");
+    // It has it itself now, and is offered it again.
+    let env = udhcpc(&a, net.lab.dir(), &[]).expect("a lease");
+    assert_eq!(value(&env, "ip"), "10.7.1.11");
     net.lab.assert_conserved();
 }
 
@@ -144,4 +162,16 @@ fn the_kernel_makes_itself_an_address() {
     let refused = udp_ask(&a, 0, at(GATEWAY6, 9), 10).expect_err("nobody serves that");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     net.lab.assert_conserved();
+    net.lab.ok(&["nat", "del", "masquerade-10.7.0.0-16"]);
+    // When it stops, or goes, it says so (RFC 4861 §6.2.5).
+    for (away, back) in [
+        (&["gateway", "set", "br0", "--ra=false"][..], &["gateway", "set", "br0", "--ra=true"][..]),
+        (&["gateway", "del", "br0"], &["gateway", "add", "br0", "--address", "fd07::ffff/64", "--ra"]),
+    ] {
+        let has_router = || a.sh("ip -6 route show").contains("default via fe80::");
+        net.lab.ok(away);
+        assert!(eventually(Duration::from_secs(5), || !has_router()), "{away:?}: {}", state());
+        net.lab.ok(back);
+        assert!(eventually(Duration::from_secs(15), has_router), "{back:?}: {}", state());
+    }
 }

@@ -552,6 +552,9 @@ impl World for KernelWorld {
             }
         }
         self.write_leases();
+        if release && let Err(error) = self.engine.set_l3(trunkline_engine::L3Config::default()) {
+            tracing::warn!(%error, "gateways went without a word");
+        }
         self.engine.stop();
         self.l3 = L3State::default();
         self.ports.clear();

@@ -99,6 +99,7 @@ impl Engine {
         let view = self.view(state, &config)?;
         try_rules(&view)?;
         renew_statics(state, statics)?;
+        let view = if self.cease(state, &config) { self.view(state, &config)? } else { view };
         let empty = config.gateways.is_empty() && config.uplinks.is_empty();
         let l3 = &mut state.l3;
         l3.neighbours.get_or_insert_with(|| Arc::new(Neighbours::new(config.neighbours)));
@@ -119,6 +120,28 @@ impl Engine {
             gone.into_iter().for_each(|id| neighbours.forget(id));
         }
         Ok(())
+    }
+
+    /// Has gateways that advertise themselves, and are not to in this configuration, say so while they are still
+    /// there. Whether there were any.
+    fn cease(&self, state: &mut State, next: &L3Config) -> bool {
+        let stays = |g: &Gateway| {
+            next.gateways.iter().any(|n| (n.port, n.mac, n.ra.is_some()) == (g.port, g.mac, true))
+        };
+        let mut config = state.l3.config.clone();
+        let mut going: Vec<_> = config.gateways.iter_mut().filter(|g| g.ra.is_some() && !stays(g)).collect();
+        if going.is_empty() || state.l3.view.is_none() {
+            return false;
+        }
+        going.iter_mut().for_each(|g| g.ra = None);
+        // With less of what was fine nothing new can be wrong.
+        let Ok(view) = self.view(state, &config) else { return false };
+        state.l3.version = view.version;
+        state.l3.view = Some(Arc::new(view));
+        state.l3.config = config;
+        self.publish_and_wait(state);
+        self.let_cease();
+        true
     }
 
     /// A port is about to go: the network layer forgets it, if it knows it.

@@ -78,6 +78,16 @@ impl Engine {
         slices.flatten()
     }
 
+    /// Waits for a moment until hosts have been told of gateways that advertise themselves no more.
+    pub(crate) fn let_cease(&self) {
+        for _ in 0..20 {
+            if !self.ask(|l3| l3.is_ceasing()).contains(&true) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The connections that fit, in no order. Those that come and go meanwhile may be missing.
     pub fn connections(&self, filter: ConnFilter) -> Vec<ConnInfo> {
         self.ask_in_slices(move |l3, slots| l3.connections(&filter, slots)).flatten().collect()

@@ -491,6 +491,11 @@ impl L3 {
         self.view.rules.iter().filter_map(of).collect()
     }
 
+    /// See [`Router::is_ceasing`].
+    pub(crate) fn is_ceasing(&self) -> bool {
+        self.router.is_ceasing()
+    }
+
     pub(crate) fn stats(&self) -> L3Stats {
         L3Stats { nat: self.nat.stats(), waiting: self.router.held() }
     }

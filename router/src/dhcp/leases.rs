@@ -271,6 +271,12 @@ impl Leases {
         }
     }
 
+    pub(super) fn taken(&mut self, now: u64, addr: Ipv4Addr) {
+        if let Some(client) = self.by_addr.get(&addr).map(|e| e.client.clone()) {
+            self.decline(now, &client, addr);
+        }
+    }
+
     pub(super) fn forget_offer(&mut self, now: u64, client: &Client) {
         if let Some(addr) = self.of(client)
             && self.by_addr.get(&addr).is_some_and(|e| e.state == LeaseState::Offered)
