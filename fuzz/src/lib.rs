@@ -7,6 +7,7 @@ pub mod decap;
 pub mod dhcp;
 pub mod encap;
 pub mod forward;
+pub mod guard;
 pub mod headers;
 pub mod input;
 pub mod nat;
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("encap", encap::target),
     ("dhcp", dhcp::target),
     ("forward", forward::target),
+    ("guard", guard::target),
     ("headers", headers::target),
     ("nat", nat::target),
     ("offload", offload::target),
