@@ -174,6 +174,26 @@ fn hosts_of_one_network_can_be_kept_apart(kind: Kind) {
     net.lab.ok(&["gateway", "set", "br0", "--icc=false"]);
     ping::assert_isolated(&a.ns, b.v4);
     ping::assert_isolated(&b.ns, a.v6);
+    // Nor by way of the gateway, except by what is published, as docker has it.
+    a.ns.sh(&format!("ip route add {}/32 via {GATEWAY4}", b.v4));
+    a.ns.sh(&format!("ip -6 route add {}/128 via {GATEWAY6}", b.v6));
+    b.ns.sh(&format!("ip route add {}/32 via {GATEWAY4}", a.v4));
+    b.ns.sh(&format!("ip -6 route add {}/128 via {GATEWAY6}", a.v6));
+    let _web = Echo::start(&b.ns, 80);
+    for addr in [b.v4, b.v6] {
+        let said = ping_says(&a.ns, &[&addr.to_string()]);
+        assert!(said.contains("From ") && !said.contains("ttl="), "{said}");
+        assert!(internet::Client::connect(&a.ns, at(addr, 80)).is_err(), "{addr}");
+    }
+    assert!(net.lab.drops("gateway/br0", "router-isolated") >= 4, "{:#}", net.lab.stats());
+    net.publish("tcp", "8080", &format!("{}:80", b.v4));
+    net.publish("tcp", "8080", &format!("[{}]:80", b.v6));
+    tcp_seen_as(&a.ns, at(internet::OUTSIDE4, 8080));
+    tcp_seen_as(&a.ns, at(internet::OUTSIDE6, 8080));
+    for c in [&a, &b] {
+        c.ns.sh(&format!("ip route del {}/32", if c.port == "a" { b.v4 } else { a.v4 }));
+        c.ns.sh(&format!("ip -6 route del {}/128", if c.port == "a" { b.v6 } else { a.v6 }));
+    }
     ping::assert_reaches(&a.ns, ip(GATEWAY4));
     ping::assert_reaches(&b.ns, ip(FAR4));
     net.lab.ok(&["gateway", "set", "br0", "--icc=true"]);
@@ -196,6 +216,46 @@ fn routes_lead_to_other_routers() {
     let name = row.expect("listed")["name"].as_str().expect("a name").to_owned();
     net.lab.ok(&["route", "del", &name]);
     ping::assert_isolated(&a.ns, ip("10.99.0.1"));
+    net.lab.assert_conserved();
+}
+
+#[test]
+fn of_two_routes_the_one_with_the_lower_metric_counts() {
+    let net = Internet::new();
+    let a = net.container(Kind::Tap, "a");
+    let routers = [net.container(Kind::Tap, "near"), net.container(Kind::Tap, "spare")];
+    // Both have the same address, and say which they are.
+    for r in &routers {
+        r.ns.sh("ip address add 10.99.0.1/24 dev lo");
+        r.ns.sh("ip address add fd99::1/64 dev lo nodad");
+    }
+    let _echoes = routers.each_ref().map(|r| Echo::start(&r.ns, 7));
+    let first = |r: &Container| format!("{}", r.v4);
+    let received = |r: &Container| -> u64 {
+        let stats = net.lab.stats();
+        let row = stats.as_array().expect("array").iter().find(|s| s["name"] == r.port.as_str());
+        row.expect("a port")["tx-packets"].as_u64().expect("a number")
+    };
+    let chosen = |to: &str| {
+        let before = routers.each_ref().map(received);
+        for _ in 0..5 {
+            ping::assert_reaches(&a.ns, ip(to));
+        }
+        let after = routers.each_ref().map(received);
+        if after[0] - before[0] > after[1] - before[1] { 0 } else { 1 }
+    };
+    for (prefix, to, vias) in [
+        ("10.99.0.0/24", "10.99.0.1", routers.each_ref().map(first)),
+        ("fd99::/64", "fd99::1", routers.each_ref().map(|r| r.v6.to_string())),
+    ] {
+        net.lab.ok(&["route", "add", prefix, "--via", &vias[1], "--metric", "200", "--name", "spare"]);
+        assert_eq!(chosen(to), 1, "{prefix}: the only one");
+        net.lab.ok(&["route", "add", prefix, "--via", &vias[0], "--metric", "100", "--name", "near"]);
+        assert_eq!(chosen(to), 0, "{prefix}: the better one");
+        net.lab.ok(&["route", "del", "near"]);
+        assert_eq!(chosen(to), 1, "{prefix}: what is left");
+        net.lab.ok(&["route", "del", "spare"]);
+    }
     net.lab.assert_conserved();
 }
 

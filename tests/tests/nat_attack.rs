@@ -41,8 +41,12 @@ fn gateway_mac(ns: &trunkline_tests::Netns) -> [u8; 6] {
     bytes.try_into().expect("six")
 }
 
+/// Two floods at once would be a test of the machine.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[test]
 fn a_flood_of_syns_from_one_host_does_not_starve_another() {
+    let _alone = ALONE.lock();
     let net = Internet::new();
     net.lab.ok(&["ct", "settings", "--limit", "50000"]);
     let (a, b) = (net.container(Kind::Tap, "a"), net.container(Kind::Tap, "b"));
@@ -84,6 +88,68 @@ fn a_flood_of_syns_from_one_host_does_not_starve_another() {
     });
     let now = net.lab.json(&["ct", "count"]);
     assert!(now["connections"].as_u64() <= Some(50_000), "{now:#}");
+    net.lab.assert_conserved();
+}
+
+/// Two hosts with 25,000 sources each, which talk to two destinations each: 100,000 connections, 50,000 mappings of
+/// one external address. None gives way, none shares a port, and new ones still find one.
+#[test]
+fn a_hundred_thousand_flows_at_once() {
+    let _alone = ALONE.lock();
+    const EACH: u16 = 50_000;
+    let net = Internet::new();
+    net.lab.ok(&["ct", "settings", "--source-limit", "60000", "--source-ports", "60000"]);
+    let hosts = [net.container(Kind::Tap, "a"), net.container(Kind::Tap, "b")];
+    let _far = Echo::start(&net.far, 7);
+    let send_all = |host: &trunkline_tests::Container| {
+        let gateway = gateway_mac(&host.ns);
+        let (from, mut raw) = (host.v4.to_string(), Raw::open(&host.ns, "eth0"));
+        for n in 0..EACH {
+            let mut udp = vec![0; 12];
+            udp[..2].copy_from_slice(&(n / 2 + 1024).to_be_bytes());
+            udp[2..6].copy_from_slice(&[0, 9 + (n % 2) as u8, 0, 12]);
+            raw.send(&ipv4(gateway, host.mac, &from, FAR4, 17, &udp));
+            // A receive queue of 1,000 is all that a TAP has.
+            if n % 250 == 249 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    };
+    let count = || net.lab.json(&["ct", "count", "--proto", "udp"]);
+    // What a busy machine lost is sent again.
+    let all = u64::from(EACH) * 2;
+    for _ in 0..8 {
+        hosts.iter().for_each(send_all);
+        if count()["matching"].as_u64() >= Some(all) {
+            break;
+        }
+    }
+    let now = count();
+    assert!(now["matching"].as_u64() >= Some(all) && now["shared-ports"] == 0, "{now:#}");
+    assert!(now["early-drops"] == 0 && now["mappings"].as_u64() <= Some(all / 2 + 10), "{now:#}");
+    for host in &hosts {
+        // Each source has a port, and one that is taken up again has the same one.
+        let first = trunkline_tests::internet::udp_ask(&host.ns, 2000, at(FAR4, 7), 10).expect("an answer");
+        let again = trunkline_tests::internet::udp_ask(&host.ns, 2000, at(FAR4, 7), 10).expect("an answer");
+        assert_eq!(first, again);
+        Client::connect(&host.ns, at(FAR4, 7)).expect("connect").talk().expect("talk");
+    }
+    // As `conntrack -L` would be asked.
+    let from = hosts[0].v4.to_string();
+    let few = net
+        .lab
+        .json(&["ct", "list", "-p", "udp", "-s", &from, "-d", FAR4, "--sport", "2001", "--zone", "br0"]);
+    assert_eq!(few.as_array().expect("array").len(), 2, "{few:#}");
+    let pinger = ping::Pinger::start(&hosts[1].ns, ip(FAR4), 0.05);
+    let flushed = net.lab.ok(&["ct", "flush", "--src", &from]);
+    let left = count();
+    let pings = pinger.stop();
+    assert!(
+        flushed.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()) >= Some(u64::from(EACH)),
+        "{flushed}"
+    );
+    assert!(left["matching"].as_u64() <= Some(u64::from(EACH) + 10), "{left:#}");
+    assert_eq!(pings.lost(), 0, "{pings:?}");
     net.lab.assert_conserved();
 }
 

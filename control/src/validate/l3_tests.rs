@@ -33,6 +33,8 @@ fn what_makes_sense_passes() {
     for lines in [
         "",
         "[gateway.'br0.10']\naddresses = ['10.78.0.1/24']\nmtu = 9000\nicc = false\nprivate = true",
+        // A part of a network outside, for which neighbour discovery is answered there.
+        "[gateway.br1]\naddresses = ['2001:db8:9:0:7::1/80']\n[uplink.u]\ntype = 'own'\ninterface = 'eth2'\naddresses = ['2001:db8:9::10/64']\nnd-proxy = ['2001:db8:9:0:7::/80']",
         // Networks of two bridges may overlap: they are zones of their own.
         "[gateway.br1]\naddresses = ['10.77.0.1/24']",
         "[gateway.br1]\naddresses = ['10.78.0.1/24', 'fd78::1/64']\ndhcp-range = '10.78.0.100-10.78.0.200'\ndhcp-lease = 60\n\
@@ -194,6 +196,10 @@ fn wrong_uplinks_are_refused_with_a_reason() {
         (
             "[uplink.s]\ntype = 'shared'\n[uplink.t]\ntype = 'shared'",
             "would share the interface with the default route",
+        ),
+        (
+            "[gateway.br1]\naddresses = ['2001:db8:9:0:7::1/80']\n[uplink.u]\ntype = 'own'\ninterface = 'eth2'\naddresses = ['2001:db8:9::10/64']\nnd-proxy = ['2001:db8:9:0:8::/80']",
+            "overlaps that of",
         ),
         ("[uplink.s]\ntype = 'shared'\nnd-proxy = ['10.0.0.0/8']", "nd-proxy 10.0.0.0/8 is of IPv4"),
         (

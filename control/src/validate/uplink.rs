@@ -190,7 +190,8 @@ pub(super) fn check_all(old: &Desired, desired: &Desired) -> Result<()> {
     Ok(())
 }
 
-/// Networks outside overlap neither each other nor those inside: nobody could tell where an address is.
+/// Networks outside overlap neither each other nor those inside: nobody could tell where an address is. A part of
+/// an IPv6 network outside may be inside where neighbour discovery is answered for it there.
 fn networks(
     old: &Desired,
     desired: &Desired,
@@ -202,7 +203,13 @@ fn networks(
     let gateways = desired.gateways.iter().map(|(n, g)| ("gateway", n.as_str(), &g.addresses[..]));
     for (kind, other, theirs) in others.chain(gateways) {
         let pair = own_addresses(spec).iter().flat_map(|a| theirs.iter().map(move |b| (a, b)));
-        let Some((a, b)) = pair.into_iter().find(|(a, b)| overlap(a, b)) else { continue };
+        let proxied = |a: &IpNet, b: &IpNet| {
+            kind == "gateway"
+                && a.prefix_len() < b.prefix_len()
+                && spec.nd_proxy.iter().any(|p| p.contains(&b.trunc()))
+        };
+        let wrong = |(a, b): &(&IpNet, &IpNet)| overlap(a, b) && !proxied(a, b);
+        let Some((a, b)) = pair.into_iter().find(wrong) else { continue };
         let new = old.uplinks.get(name) != Some(spec);
         let (bad, good) = blame(("uplink", name, a), (kind, other, b), new);
         return Err(Error::conflict(format!(

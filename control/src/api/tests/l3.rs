@@ -144,7 +144,7 @@ async fn refusals_of_layer_3_say_what_is_wrong() {
         ("PATCH", "/v1/ct/settings", json!({"limits": 5}).to_string(), 400, "unknown key 'limits' in ct"),
         ("PUT", "/v1/ct/settings", json!({"limit": 1}).to_string(), 400, "limit 1 is out of range"),
         ("GET", "/v1/ct?protocol=tcp", String::new(), 400, "unknown field `protocol`"),
-        ("POST", "/v1/ct/flush", json!({"src": "x"}).to_string(), 400, "unknown field `src`"),
+        ("POST", "/v1/ct/flush", json!({"source": "x"}).to_string(), 400, "unknown field `source`"),
         ("POST", "/v1/ct", String::new(), 405, "POST does not work on /v1/ct"),
     ] {
         let (got, answer) = d.request(method, path, &body).await;
