@@ -151,6 +151,12 @@ impl Conn {
         self.flags & HAIRPIN != 0
     }
 
+    /// Whether it is between a host inside and one outside who see each other as they are.
+    #[inline]
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.flags & (SHOWN | HAIRPIN | FREE) == 0
+    }
+
     pub(crate) fn set_hairpin(&mut self, to: bool) {
         self.set(HAIRPIN, to);
     }
@@ -172,6 +178,7 @@ impl Conn {
         self.set(KEPT, to);
     }
 
+    #[inline]
     pub(crate) fn is_free(&self) -> bool {
         self.flags & FREE != 0
     }

@@ -5,6 +5,8 @@
 //! full, and the first then counts it, so that a lookup rarely reads two lines. At the load
 //! it is made for, both being full was not seen in a hundred million insertions. The hash is seeded, so nobody outside can aim at a bucket.
 
+use trunkline_packet::prefetch::prefetch;
+
 const SLOTS: usize = 10;
 /// Keys per bucket when all are there.
 const LOAD: usize = 5;
@@ -54,10 +56,23 @@ impl Index {
         self.buckets[second].matches(tag).find(|&v| is(v))
     }
 
+    /// Has the first bucket of a hash brought near.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) {
+        prefetch(&self.buckets[self.place(hash).0]);
+    }
+
     /// The first candidate, not verified: what a batch reads ahead.
     #[inline]
     pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
-        self.find(hash, |_| true)
+        // Mostly it is one of the first four: keys are put where there is room first.
+        let (first, _, tag) = self.place(hash);
+        let bucket = &self.buckets[first];
+        let value = match bucket.same(0, tag) {
+            0 => EMPTY,
+            hits => bucket.values[hits.trailing_zeros() as usize / 16],
+        };
+        if value == EMPTY { self.find(hash, |_| true) } else { Some(value) }
     }
 
     /// Adds a key that is not there yet. False when both buckets are full.
@@ -86,21 +101,36 @@ impl Index {
 }
 
 impl Bucket {
+    /// Marks, in the top bit of every sixteen, which of four tags match. In a difference of zero the borrow reaches
+    /// the top bit. It may do so, too, in tags above one that matches: those are candidates like any other.
+    #[inline]
+    fn same(&self, first: usize, tag: u16) -> u64 {
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        const TOPS: u64 = 0x8000_8000_8000_8000;
+        let t = |i: usize| u64::from(self.tags.get(first + i).copied().unwrap_or(!tag));
+        let d = (t(0) | t(1) << 16 | t(2) << 32 | t(3) << 48) ^ u64::from(tag) * ONES;
+        d.wrapping_sub(ONES) & !d & TOPS
+    }
+
     #[inline]
     fn matches(&self, tag: u16) -> impl Iterator<Item = u32> {
-        let mut hits = 0u32;
-        for (i, &t) in self.tags.iter().enumerate() {
-            hits |= u32::from(t == tag) << i;
-        }
+        let (mut first, mut hits) = (0, self.same(0, tag));
         std::iter::from_fn(move || {
-            while hits != 0 {
-                let i = hits.trailing_zeros() as usize;
-                hits &= hits - 1;
-                if self.values[i] != EMPTY {
-                    return Some(self.values[i]);
+            loop {
+                if hits != 0 {
+                    let value = self.values.get(first + hits.trailing_zeros() as usize / 16).copied().unwrap_or(EMPTY);
+                    hits &= hits - 1;
+                    if value != EMPTY {
+                        return Some(value);
+                    }
+                    continue;
                 }
+                first += 4;
+                if first >= SLOTS {
+                    return None;
+                }
+                hits = self.same(first, tag);
             }
-            None
         })
     }
 

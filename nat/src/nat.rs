@@ -192,6 +192,13 @@ impl Nat {
         now.saturating_sub(*self.start.get_or_insert(now))
     }
 
+    /// What a batch of so many packets does for expiry and rules that changed: to be called before it is carried,
+    /// whichever way.
+    pub fn begin(&mut self, now: u64, packets: usize, sink: &mut impl Sink) {
+        let now = self.since_start(now);
+        self.sweep(now, SWEEP * packets.min(BATCH), sink);
+    }
+
     fn sweep(&mut self, now: u64, budget: usize, sink: &mut impl Sink) {
         self.table.expire(Tick::at(now), budget, &mut self.rules);
         let end = self.purge.saturating_add(budget).min(self.table.conns.len());
@@ -214,11 +221,10 @@ impl Nat {
         self.one(now, path, seen, NIL, packet, sink);
     }
 
-    /// As [`Nat::process`] for every packet of a batch, which is left empty. Faster, since the table is read
-    /// for all of them before the first is decided on.
+    /// As [`Nat::process`] for every packet of a batch, which is left empty; [`Nat::begin`] comes first. Faster,
+    /// since the table is read for all of them before the first is decided on.
     pub fn process_batch(&mut self, now: u64, path: Path, batch: &mut Batch, sink: &mut impl Sink) {
         let now = self.since_start(now);
-        self.sweep(now, SWEEP * batch.len().min(BATCH), sink);
         let mut ahead = std::mem::take(&mut self.ahead);
         let mut packets = batch.drain(..);
         loop {
@@ -366,7 +372,25 @@ impl Nat {
         Some(at)
     }
 
-    /// Refreshes the entry, counts, and rewrites the packet.
+    /// Takes note of a packet of `len` bytes: how long the entry lives now, what it is worth, what its rule does.
+    #[inline]
+    pub(crate) fn refresh(&mut self, now: u64, side: Side, at: u32, len: usize) {
+        let conn = &mut self.table.conns[at as usize];
+        let (kept, was) = (conn.sent(side), conn.is_kept());
+        let deadline = Tick::after(now, conn.timeout(&self.config.timeouts));
+        let sooner = deadline < conn.deadline;
+        self.rules.count(conn.rule(), len);
+        if sooner {
+            self.table.set_deadline(Tick::at(now), at, deadline);
+        } else {
+            conn.deadline = deadline;
+        }
+        if kept != was {
+            self.table.set_kept(at, kept);
+        }
+    }
+
+    /// Refreshes the entry, and rewrites the packet.
     #[inline]
     pub(crate) fn translate(
         &mut self,
@@ -376,15 +400,8 @@ impl Nat {
         seen: &Seen,
         packet: &mut Packet,
     ) -> Toward {
-        let conn = &mut self.table.conns[at as usize];
-        let (kept, was) = (conn.sent(side), conn.is_kept());
-        let timeout = conn.timeout(&self.config.timeouts);
-        self.table.set_deadline(Tick::at(now), at, Tick::after(now, timeout));
-        if kept != was {
-            self.table.set_kept(at, kept);
-        }
+        self.refresh(now, side, at, packet.len());
         let conn = &self.table.conns[at as usize];
-        self.rules.count(conn.rule(), packet.len());
         let (Inside(local), Outside(external)) = (conn.local, conn.external);
         if local != external {
             let (end, to) = match side {

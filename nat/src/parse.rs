@@ -63,6 +63,7 @@ fn is_error(version: IpVersion, icmp_type: u8) -> bool {
 }
 
 /// Source and destination address.
+#[inline]
 pub(crate) fn addresses(head: &[u8], ip: &Headers) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let l3 = usize::from(ip.l3);
     Some(match ip.version {
@@ -115,6 +116,7 @@ impl Seen {
         (!matches!(seen.kind, Kind::Error | Kind::Later)).then_some(seen)
     }
 
+    #[inline]
     fn orient(ip: Headers, src: Ipv6Addr, dst: Ipv6Addr, side: Side) -> Seen {
         let (near, remote) = if side == Side::Inside { (src, dst) } else { (dst, src) };
         let [near, remote] = [near, remote].map(|addr| Endpoint { addr, port: 0 });

@@ -7,8 +7,9 @@
 use std::net::Ipv6Addr;
 
 use trunkline_packet::checksum::Sum;
-use trunkline_packet::headers::{Headers, IpVersion, proto, read16, write16};
-use trunkline_packet::{Checksum, Packet};
+use trunkline_packet::headers::{Headers, IpVersion, proto, read16, read32, write16, write32};
+use trunkline_packet::plain::{L4_V4, LEAST_V4};
+use trunkline_packet::{Checksum, Packet, Plain};
 
 use crate::types::Endpoint;
 
@@ -29,6 +30,7 @@ const UDP_LITE: u8 = 136;
 const DCCP: u8 = 33;
 
 /// Where the checksum is in a transport header, and whether it covers a pseudo-header.
+#[inline]
 fn check_field(ip: &Headers) -> Option<(usize, bool)> {
     match ip.proto {
         proto::TCP => Some((16, true)),
@@ -40,6 +42,7 @@ fn check_field(ip: &Headers) -> Option<(usize, bool)> {
 }
 
 /// Replaces a word and adds the difference to the sum.
+#[inline]
 fn swap(bytes: &mut [u8], at: usize, new: u16, sum: Sum) -> Sum {
     let Some(old) = read16(bytes, at) else { return sum };
     write16(bytes, at, new);
@@ -47,12 +50,14 @@ fn swap(bytes: &mut [u8], at: usize, new: u16, sum: Sum) -> Sum {
 }
 
 /// The checksum after what it covers changed by `delta`.
+#[inline]
 fn adjust(check: u16, delta: Sum) -> u16 {
     delta.add(u32::from(!check)).finish()
 }
 
 /// Writes an address into an IP header, with the header's checksum. Returns the change, for checksums that
 /// cover the pseudo-header, and the change of all the header's bytes.
+#[inline]
 fn address(head: &mut [u8], ip: &Headers, end: End, to: Ipv6Addr) -> (Sum, Sum) {
     let l3 = usize::from(ip.l3);
     let octets = to.octets();
@@ -61,8 +66,11 @@ fn address(head: &mut [u8], ip: &Headers, end: End, to: Ipv6Addr) -> (Sum, Sum) 
         IpVersion::V6 => (l3 + if end == End::Source { 8 } else { 24 }, &octets[..]),
     };
     let mut delta = Sum::ZERO;
-    for (i, word) in words.as_chunks::<2>().0.iter().enumerate() {
-        delta = swap(head, first + 2 * i, u16::from_be_bytes(*word), delta);
+    for (i, word) in words.as_chunks::<4>().0.iter().enumerate() {
+        let (at, new) = (first + 4 * i, u32::from_be_bytes(*word));
+        let Some(old) = read32(head, at) else { continue };
+        write32(head, at, new);
+        delta = delta.sub(old).add(new);
     }
     let mut all = delta;
     if ip.version == IpVersion::V4
@@ -74,6 +82,7 @@ fn address(head: &mut [u8], ip: &Headers, end: End, to: Ipv6Addr) -> (Sum, Sum) 
 }
 
 /// Where a port is in a packet of this protocol.
+#[inline]
 fn port_field(ip: &Headers, end: End) -> Option<usize> {
     let l4 = usize::from(ip.l4);
     match ip.proto {
@@ -117,6 +126,47 @@ pub(crate) fn endpoint(packet: &mut Packet, ip: &Headers, end: End, to: Endpoint
     write16(head, at, new);
 }
 
+/// As [`endpoint`], for a plain packet.
+#[inline]
+pub(crate) fn plain(packet: &mut Packet, p: &Plain, end: End, to: Endpoint) {
+    if !p.v4 {
+        return endpoint(packet, &p.headers(), end, to, true);
+    }
+    let field: u16 = if p.tcp { 16 } else { 6 };
+    let csum = packet.meta().offload.csum;
+    let partial = matches!(csum, Checksum::Partial { start, offset } if (start, offset) == (L4_V4 as u16, field));
+    let head = packet.head_mut();
+    let Some(h) = head.first_chunk_mut::<LEAST_V4>() else { return };
+    let new = to.addr.to_bits() as u32;
+    let old = if end == End::Source { &mut h[26..30] } else { &mut h[30..34] };
+    let Some(old) = old.first_chunk_mut::<4>() else { return };
+    let delta = Sum::ZERO.sub(u32::from_be_bytes(*old)).add(new);
+    *old = new.to_be_bytes();
+    let check = u16::from_be_bytes([h[24], h[25]]);
+    [h[24], h[25]] = adjust(check, delta).to_be_bytes();
+    let port = if end == End::Source { &mut h[34..36] } else { &mut h[36..38] };
+    let Some(port) = port.first_chunk_mut::<2>() else { return };
+    let ports = delta.sub(u32::from(u16::from_be_bytes(*port))).add(u32::from(to.port));
+    *port = to.port.to_be_bytes();
+    let Some(check) = head.get_mut(L4_V4 + usize::from(field)..).and_then(|t| t.first_chunk_mut::<2>()) else {
+        return;
+    };
+    let old = u16::from_be_bytes(*check);
+    let new = if partial {
+        delta.add(u32::from(old)).fold()
+    } else if !p.tcp && old == 0 {
+        // No checksum (RFC 768); none is made (RFC 3022 §4.1).
+        return;
+    } else {
+        match adjust(old, ports) {
+            0 if !p.tcp => 0xffff,
+            new => new,
+        }
+    };
+    *check = new.to_be_bytes();
+}
+
+#[inline]
 fn sum_of(a: Sum, b: Sum) -> Sum {
     a.add(u32::from(b.fold()))
 }

@@ -84,6 +84,12 @@ impl Table {
         }
     }
 
+    /// Has the index read where the hash belongs.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) {
+        self.index.touch(hash);
+    }
+
     /// The entry that the hash may belong to: read ahead, not verified.
     #[inline]
     pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {

@@ -52,6 +52,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Reads the header at the start of `tcp`, whose payload has `len` bytes. `None` when it is cut off.
+    #[inline]
     pub(crate) fn parse(tcp: &[u8], header: usize, len: u32) -> Option<Segment> {
         let flags = *tcp.get(13)?;
         let scale = if flags & SYN != 0 { scale_option(tcp.get(20..header)?) } else { None };
@@ -66,6 +67,7 @@ impl Segment {
     }
 
     /// The sequence number behind it; SYN and FIN count (RFC 9293 §3.4).
+    #[inline]
     fn end(&self) -> u32 {
         let marks = u32::from(self.has(SYN)) + u32::from(self.has(FIN));
         self.seq.wrapping_add(self.len).wrapping_add(marks)
@@ -74,6 +76,12 @@ impl Segment {
     #[inline]
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether it neither begins nor ends anything.
+    #[inline]
+    pub(crate) fn continues(&self) -> bool {
+        self.flags & (SYN | FIN | RST | ACK) == ACK
     }
 
     /// Whether some TCP sends this combination; PSH, ECE, CWR do not matter.

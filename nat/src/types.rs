@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
+use trunkline_packet::Plain;
 use trunkline_packet::headers::proto;
 
 /// A network inside: packets of one zone never match entries of another, so that addresses may overlap.
@@ -98,13 +99,11 @@ impl Side {
 /// taken for one of the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Key {
-    near: Endpoint,
-    remote: Endpoint,
-    /// Zone or uplink.
-    scope: u16,
-    proto: u8,
-    /// Side, and whether it is a mapping's, which has no remote.
-    kind: u8,
+    near: u128,
+    remote: u128,
+    /// Both ports, then zone or uplink, protocol, and kind: side, and whether it is a mapping's, which has no
+    /// remote.
+    rest: u64,
 }
 
 /// Nobody: the remote of a mapping.
@@ -112,45 +111,64 @@ const NOBODY: Endpoint = Endpoint { addr: Ipv6Addr::UNSPECIFIED, port: 0 };
 
 impl Key {
     #[inline]
+    fn new(near: Endpoint, remote: Endpoint, scope: u16, proto: u8, kind: u8) -> Key {
+        let ports = u32::from(near.port) << 16 | u32::from(remote.port);
+        Key::flat(near.addr.to_bits(), remote.addr.to_bits(), ports, scope, proto, kind)
+    }
+
+    #[inline]
+    fn flat(near: u128, remote: u128, ports: u32, scope: u16, proto: u8, kind: u8) -> Key {
+        let rest = u64::from(ports) << 32 | u64::from(scope) << 16 | u64::from(proto) << 8 | u64::from(kind);
+        Key { near, remote, rest }
+    }
+
+    #[inline]
     pub(crate) fn inside(zone: Zone, proto: u8, local: Inside<Endpoint>, remote: Endpoint) -> Key {
-        Key { near: local.0, remote, scope: zone.0, proto, kind: 0 }
+        Key::new(local.0, remote, zone.0, proto, 0)
     }
 
     #[inline]
     pub(crate) fn outside(uplink: Uplink, proto: u8, external: Outside<Endpoint>, remote: Endpoint) -> Key {
-        Key { near: external.0, remote, scope: uplink.0, proto, kind: 1 }
+        Key::new(external.0, remote, uplink.0, proto, 1)
+    }
+
+    /// Of a plain packet from inside.
+    #[inline]
+    pub(crate) fn plain_inside(zone: Zone, p: &Plain) -> Key {
+        Key::flat(p.src, p.dst, p.ports, zone.0, p.proto(), 0)
+    }
+
+    /// Of a plain packet from outside.
+    #[inline]
+    pub(crate) fn plain_outside(uplink: Uplink, p: &Plain) -> Key {
+        Key::flat(p.dst, p.src, p.ports.rotate_left(16), uplink.0, p.proto(), 1)
     }
 
     /// Of a mapping, by its inside endpoint; one for each uplink.
     #[inline]
     pub(crate) fn mapping(zone: Zone, uplink: Uplink, proto: u8, local: Inside<Endpoint>) -> Key {
-        let remote = Endpoint { port: uplink.0, ..NOBODY };
-        Key { near: local.0, remote, scope: zone.0, proto, kind: 2 }
+        Key::new(local.0, Endpoint { port: uplink.0, ..NOBODY }, zone.0, proto, 2)
     }
 
     /// Of a mapping, by its external endpoint.
     #[inline]
     pub(crate) fn mapped(uplink: Uplink, proto: u8, external: Outside<Endpoint>) -> Key {
-        Key { near: external.0, remote: NOBODY, scope: uplink.0, proto, kind: 3 }
+        Key::new(external.0, NOBODY, uplink.0, proto, 3)
     }
 
     /// Of the permission that one remote address has to use a mapping.
     #[inline]
     pub(crate) fn permission(mapping: u32, remote: Ipv6Addr) -> Key {
-        let near = Endpoint { addr: Ipv6Addr::from(u128::from(mapping)), port: 0 };
-        Key { near, remote: Endpoint { addr: remote, port: 0 }, scope: 0, proto: 0, kind: 4 }
+        Key::flat(u128::from(mapping), remote.to_bits(), 0, 0, 0, 4)
     }
 }
 
 impl Hash for Key {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(u128::from(self.near.addr));
-        state.write_u128(u128::from(self.remote.addr));
-        let ports = u64::from(self.near.port) << 48 | u64::from(self.remote.port) << 32;
-        state.write_u64(
-            ports | u64::from(self.scope) << 16 | u64::from(self.proto) << 8 | u64::from(self.kind),
-        );
+        state.write_u128(self.near);
+        state.write_u128(self.remote);
+        state.write_u64(self.rest);
     }
 }
 

@@ -166,6 +166,7 @@ impl Packet {
     }
 
     /// Cuts the frame to `len` bytes; no change when it is shorter already.
+    #[inline]
     pub fn truncate(&mut self, len: usize) {
         let head = self.head().len();
         if len <= head {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::tables::Target;
 
-/// Entries; each address has one place.
+/// Entries; each address has one place for each scope.
 const SIZE: usize = 256;
 
 /// What an address is looked up in.
@@ -46,7 +46,13 @@ impl Cache {
             IpAddr::V4(a) => u64::from(a.to_bits()),
             IpAddr::V6(a) => a.to_bits() as u64 ^ (a.to_bits() >> 64) as u64,
         };
-        let place = (low.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize;
+        // A packet is looked up in two scopes by one address: those must not take each other's place.
+        let kind = match scope {
+            Scope::Zone(_) => 0,
+            Scope::Inside(_) => 1,
+            Scope::Uplink(_) => 2,
+        };
+        let place = ((low ^ kind << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize;
         let slot = &mut self.0[place % SIZE];
         match slot {
             Some((s, a, target)) if *s == scope && *a == addr => *target,

@@ -35,6 +35,7 @@ pub mod dhcp;
 mod errors;
 mod held;
 mod iface;
+mod legs;
 mod limit;
 mod local;
 mod lpm;
@@ -48,6 +49,7 @@ mod tables;
 mod transmit;
 
 pub use iface::{Iface, IfaceId, Kind, Zone, link_local};
+pub use legs::Next;
 pub use neighbour::{Limits, Neighbour, NeighbourState, Neighbours};
 pub use receive::destination_of;
 pub use router::{Received, Router, Sink};

@@ -76,7 +76,7 @@ impl std::fmt::Debug for Neighbours {
     }
 }
 
-fn bits(addr: IpAddr) -> u128 {
+pub(crate) fn bits(addr: IpAddr) -> u128 {
     match addr {
         IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
         IpAddr::V6(a) => a.to_bits(),
@@ -186,6 +186,23 @@ impl Neighbours {
         let (at, value) = self.find(iface, bits(addr))?;
         let fresh = self.slots[at].since.load(Relaxed) >= since;
         (fresh && value.state() == State::Reachable).then(|| value.mac())
+    }
+
+    /// As [`Neighbours::resolve`], for one that may be in this slot and about which nothing is to be done; else `None`.
+    #[inline]
+    pub(crate) fn resolve_at(&self, slot: u32, now: u64, iface: IfaceId, addr: u128) -> Option<MacAddr> {
+        let at = slot as usize & (self.slots.len() - 1);
+        let (i, a, value) = self.read(at)?;
+        let state = value.state();
+        let fresh = matches!(state, State::Static | State::Delay | State::Probe)
+            || state == State::Reachable
+                && now.saturating_sub(self.slots[at].since.load(Relaxed)) <= REACHABLE;
+        (fresh && i == u64::from(iface.0) && a == addr).then(|| value.mac())
+    }
+
+    /// In which slot it is.
+    pub(crate) fn slot_of(&self, iface: IfaceId, addr: IpAddr) -> Option<u32> {
+        self.find(iface, bits(addr)).map(|found| found.0 as u32)
     }
 
     /// Takes note of what somebody said. Whether it changed anything.

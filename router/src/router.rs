@@ -9,6 +9,7 @@ use crate::cache::{Cache, Scope};
 use crate::errors;
 use crate::held::Held;
 use crate::iface::{Iface, IfaceId, Zone};
+use crate::legs::Legs;
 use crate::limit::Bucket;
 use crate::neighbour::Neighbours;
 use crate::receive::destination;
@@ -108,6 +109,7 @@ pub(crate) struct State {
     /// Gateways that stop advertising themselves.
     farewells: Vec<Iface>,
     cache: Cache,
+    pub(crate) legs: Legs,
     /// Whether it announces addresses and advertises: one worker does.
     leader: bool,
 }
@@ -141,6 +143,7 @@ impl Router {
             offers: Vec::new(),
             farewells: Vec::new(),
             cache: Cache::new(),
+            legs: Legs::new(),
             leader,
         };
         Router { tables: Arc::default(), state }
@@ -177,6 +180,7 @@ impl Router {
             self.state.farewells.extend(old.ifaces().iter().filter(ceases).cloned());
         }
         self.state.cache.clear();
+        self.state.legs.clear();
         self.state.generation = self.state.neighbours.generation().wrapping_sub(1);
         self.tables = tables;
     }
@@ -196,7 +200,24 @@ impl Router {
         self.state.held.forwarded()
     }
 
-    fn run<'a, S: Sink>(&'a mut self, now: u64, pool: &'a mut Pool, sink: &'a mut S) -> Run<'a, S> {
+    #[inline]
+    pub(crate) fn neighbours(&self) -> &Neighbours {
+        &self.state.neighbours
+    }
+
+    #[inline]
+    pub(crate) fn legs(&self) -> &Legs {
+        &self.state.legs
+    }
+
+    /// What legs are looked up in, and those that are remembered.
+    #[inline]
+    pub(crate) fn parts(&mut self) -> (&Tables, &mut Legs) {
+        (&self.tables, &mut self.state.legs)
+    }
+
+    #[inline]
+    pub(crate) fn run<'a, S: Sink>(&'a mut self, now: u64, pool: &'a mut Pool, sink: &'a mut S) -> Run<'a, S> {
         Run { tables: &self.tables, state: &mut self.state, now, pool, sink }
     }
 

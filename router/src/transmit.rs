@@ -137,7 +137,7 @@ impl<'a, S: Sink> Run<'a, S> {
     }
 
     #[inline]
-    fn hand_over(&mut self, iface: &'a Iface, hop: Hop, mut packet: Packet, made: bool) {
+    pub(crate) fn hand_over(&mut self, iface: &'a Iface, hop: Hop, mut packet: Packet, made: bool) {
         match self.state.neighbours.resolve(self.now, hop.iface, hop.next) {
             Lookup::Mac(mac) => {
                 build::link(packet.head_mut(), mac, iface.mac);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use trunkline_nat::{ConnFilter, ConnInfo, Nat, Path, RuleCounters, RuleId, Toward};
+use trunkline_nat::{ConnFilter, ConnInfo, Glance, Nat, Path, RuleCounters, RuleId, Toward};
 use trunkline_packet::{BATCH, Batch, DropReason, Packet, Pool, PortId};
 use trunkline_router::{IfaceId, Neighbours, Received, Router, Sink, Zone, destination_of};
 
@@ -34,6 +34,8 @@ pub(crate) struct L3 {
     /// Packets that go the same way into the translation.
     pending: Batch,
     path: Option<Path>,
+    /// What the short way has found out about a batch.
+    ahead: Vec<Option<Glance>>,
     scratch: Scratch,
     /// What the router sends into bridges, by gateway's port.
     pub(crate) inward: Vec<(PortId, Packet)>,
@@ -149,6 +151,8 @@ macro_rules! with_router {
     }};
 }
 
+mod short;
+
 impl L3 {
     pub(crate) fn new(
         (worker, workers): (u16, u16),
@@ -170,6 +174,7 @@ impl L3 {
             own: false,
             pending: Batch::with_capacity(2 * BATCH),
             path: None,
+            ahead: Vec::with_capacity(BATCH),
             scratch: Scratch {
                 translated: Vec::with_capacity(2 * BATCH),
                 refused: Vec::with_capacity(2 * BATCH),
@@ -250,6 +255,7 @@ impl L3 {
     fn mail(&mut self, out: &mut Out<'_>) {
         let mut crossed = std::mem::take(&mut self.scratch.crossed);
         crossed.extend(self.links.take(out.pool));
+        self.begin(IfaceId(u16::MAX), crossed.len(), out);
         for c in crossed.drain(..) {
             // Whoever sent it has found its owner.
             self.queue(c.at, c.path, c.packet, out);
@@ -265,23 +271,41 @@ impl L3 {
     pub(crate) fn run(&mut self, port: PortId, batch: &mut Batch, out: &mut Out<'_>) {
         self.now = self.millis();
         self.links.reclaim(out.pool);
+        self.run_now(port, batch, out);
+        self.links.signal();
+    }
+
+    fn run_now(&mut self, port: PortId, batch: &mut Batch, out: &mut Out<'_>) {
         let at = IfaceId(port.0);
-        let loopback = match self.view.role(port) {
-            Role::Loopback(uplink) => Some(uplink),
-            _ => None,
-        };
-        for packet in batch.drain(..) {
-            if let Some(uplink) = loopback {
-                self.send_to_owner(at, Path::Local(uplink), packet, out);
-                continue;
+        self.begin(at, batch.len(), out);
+        match (self.arrival(port), self.view.role(port)) {
+            (Some(from), _) => self.run_short(at, from, batch, out),
+            (None, Role::Loopback(uplink)) => {
+                for packet in batch.drain(..) {
+                    self.send_to_owner(at, Path::Local(uplink), packet, out);
+                }
             }
-            let received = with_router!(self, out, |router, now, pool, ways| router
-                .receive(now, at, packet, pool, ways));
-            self.go_on(at, received, false, out);
+            // The router says what is wrong.
+            _ => batch.drain(..).for_each(|packet| self.receive(at, packet, out)),
         }
         self.translate(at, out);
         self.inject(out);
-        self.links.signal();
+    }
+
+    /// What so many packets do for connections that have expired.
+    #[inline]
+    fn begin(&mut self, at: IfaceId, packets: usize, out: &mut Out<'_>) {
+        self.nat.begin(self.now, packets, &mut self.scratch);
+        if !self.scratch.refused.is_empty() {
+            self.decided(at, None, out);
+        }
+    }
+
+    /// Carries one packet as far as it goes, or to where it waits for others of its path.
+    fn receive(&mut self, at: IfaceId, packet: Packet, out: &mut Out<'_>) {
+        let received = with_router!(self, out, |router, now, pool, ways| router
+            .receive(now, at, packet, pool, ways));
+        self.go_on(at, received, false, out);
     }
 
     /// Sends outer packets of tunnels by an uplink.
