@@ -100,6 +100,17 @@ impl Iface {
         self.addresses.iter().any(|a| a.addr() == addr) || addr == IpAddr::V6(self.link_local())
     }
 
+    /// Whether a packet that came in, from an address in IPv6 form (IPv4 mapped), claims to be from it. What the host
+    /// sends that shares its address does not come in there.
+    #[inline]
+    pub fn is_claimed_by(&self, src: u128) -> bool {
+        let own = self.addresses.iter().any(|net| match net {
+            IpNet::V4(net) => src == 0xffff_0000_0000 | u128::from(net.addr().to_bits()),
+            IpNet::V6(net) => src == net.addr().to_bits(),
+        });
+        own && !self.is_shared()
+    }
+
     /// Whether it answers for the address when neighbours ask.
     pub(crate) fn answers_for(&self, addr: IpAddr) -> bool {
         let proxied = || matches!(addr, IpAddr::V6(a) if self.nd_proxy.iter().any(|p| p.contains(&a)));

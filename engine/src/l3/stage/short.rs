@@ -6,7 +6,7 @@
 //! goes the long way, and what was queued there before goes first, so that packets keep their order.
 
 use trunkline_nat::{Arrival, Glance};
-use trunkline_packet::{BATCH, Batch, MacAddr, Packet, Plain, PortId};
+use trunkline_packet::{BATCH, Batch, Packet, Plain, PortId};
 use trunkline_router::{IfaceId, Zone};
 
 use super::{L3, Out, Role, Ways};
@@ -24,12 +24,11 @@ impl L3 {
 
     /// Carries a batch, each packet by the shortest way that it may go.
     pub(super) fn run_short(&mut self, at: IfaceId, from: Arrival, batch: &mut Batch, out: &mut Out<'_>) {
-        let mac = self.view.tables.iface(at).map(|iface| iface.mac);
         let mut ahead = std::mem::take(&mut self.ahead);
         let mut packets = batch.drain(..);
         while !packets.as_slice().is_empty() {
             let len = packets.as_slice().len().min(BATCH);
-            self.look_ahead(mac, from, &packets.as_slice()[..len], &mut ahead);
+            self.look_ahead(at, from, &packets.as_slice()[..len], &mut ahead);
             for glance in &ahead {
                 let Some(packet) = packets.next() else { break };
                 let declined = match glance {
@@ -49,14 +48,16 @@ impl L3 {
     #[inline]
     fn look_ahead(
         &self,
-        mac: Option<MacAddr>,
+        at: IfaceId,
         from: Arrival,
         packets: &[Packet],
         ahead: &mut Vec<Option<Glance>>,
     ) {
         ahead.clear();
+        let iface = self.view.tables.iface(at);
         ahead.extend(packets.iter().map(|packet| {
-            let plain = Plain::read(mac?, packet)?;
+            let iface = iface?;
+            let plain = Plain::read(iface.mac, packet).filter(|plain| !iface.is_claimed_by(plain.src))?;
             Some(self.nat.glance(from, plain))
         }));
         for glance in ahead.iter_mut().flatten() {

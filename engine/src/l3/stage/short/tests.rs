@@ -43,14 +43,17 @@ enum Variant {
     LowMtu,
     LowMtuInside,
     Strict,
+    /// The host has the uplink's address, too; and leaves with another.
+    Shared,
+    SharedOther,
     /// The addresses of the remotes are on another gateway's network.
     Taken,
 }
 
 use Variant::*;
-const VARIANTS: [Variant; 12] = [
+const VARIANTS: [Variant; 14] = [
     Usual, NoMasquerade, OtherPool, NoPublish, PublishedElsewhere, Routed, OtherRouter, NoRoute, LowMtu, LowMtuInside,
-    Strict, Taken,
+    Strict, Shared, SharedOther, Taken,
 ];
 
 fn view(version: u64, v: Variant) -> L3View {
@@ -62,6 +65,7 @@ fn view(version: u64, v: Variant) -> L3View {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         proxies: Vec::new(),
         nd_proxy: Vec::new(),
+        isolated: false,
         services: Arc::default(),
     };
     let inside = |port, n, mtu, addresses: &[&str]| {
@@ -73,7 +77,7 @@ fn view(version: u64, v: Variant) -> L3View {
         inside(SECOND, 3, 1500, &[taken]),
         iface(
             UPLINK,
-            Kind::Uplink { shared: false },
+            Kind::Uplink { shared: matches!(v, Shared | SharedOther) },
             2,
             if v == LowMtu { 1300 } else { 1500 },
             &["192.0.2.10/24", "2001:db8::10/64"],
@@ -116,7 +120,7 @@ fn view(version: u64, v: Variant) -> L3View {
     };
     let mut rules = Vec::new();
     if !matches!(v, NoMasquerade | Routed) {
-        rules.push(masquerade(1, "10.77.0.0", 24, if v == OtherPool { "192.0.2.11" } else { "192.0.2.10" }));
+        rules.push(masquerade(1, "10.77.0.0", 24, if matches!(v, OtherPool | SharedOther) { "192.0.2.11" } else { "192.0.2.10" }));
     }
     if v != NoPublish {
         rules.extend([publish(2, 6), publish(3, 17)]);
