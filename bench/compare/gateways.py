@@ -2,9 +2,10 @@
 outside, on a link with an MTU of 1500. Masquerade: the container connects to the host. Publish: the host connects
 to a port of the switch's address that leads to the container."""
 
+import re
 import shutil
 
-from peers import Netns, Peer, Trunkline, run
+from peers import Ovs, Peer, Trunkline, run
 
 INSIDE, GATEWAY, OUTSIDE, EXTERNAL, PORT = "10.78.0.2", "10.78.0.1", "192.0.2.1", "192.0.2.10", "5201"
 
@@ -66,6 +67,49 @@ class DockerPublish(Docker):
     publish = True
 
 
+class OvsMasquerade(Way, Ovs):
+    """Open vSwitch's userspace connection tracking with NAT, as its documents use it. It answers no ARP and has no
+    addresses: neighbours are told."""
+
+    # Of the gateway and of the switch outside.
+    macs = {"gateway": "02:00:00:00:78:01", "external": "02:00:00:00:78:02"}
+
+    def translate(self):
+        vsctl, sw = self.start_ovs(self.switch), self.switch
+        self.veth(self.inside, "v0", INSIDE)
+        for ns, port in ((self.inside, "v0"), (self.outside, "up0")):
+            ns.run(["ethtool", "-K", "eth0", "tx", "off"])
+            vsctl("add-port", "br0", port)
+
+        def mac(ns):
+            return re.search(r"link/ether (\S+)", ns.run(["ip", "link", "show", "eth0"])).group(1)
+
+        def number(port):
+            return vsctl("get", "interface", port, "ofport").strip()
+
+        for ns, addr, owner in ((self.inside, GATEWAY, "gateway"), (self.outside, EXTERNAL, "external")):
+            ns.run(["ip", "neigh", "add", addr, "lladdr", self.macs[owner], "nud", "permanent", "dev", "eth0"])
+        self.inside.run(["ip", "route", "add", "default", "via", GATEWAY])
+        inside, outside, bridge = number("v0"), number("up0"), f"unix:{self.dir}/{sw.name}/br0.mgmt"
+        sw.run(["ovs-ofctl", "del-flows", bridge])
+        nat = f"nat(src={EXTERNAL}:1024-65535)"
+        to_port = f"ct(commit,zone=1,nat(dst={INSIDE}:{PORT}),table=2)"
+        for flow in (
+                f"table=0,priority=10,in_port={inside},ip,actions=ct(commit,zone=1,{nat},table=1)",
+                f"table=0,priority=20,in_port={outside},tcp,tp_dst={PORT},actions={to_port}",
+                f"table=0,priority=20,in_port={outside},udp,tp_dst={PORT},actions={to_port}",
+                f"table=0,priority=10,in_port={outside},ip,actions=ct(zone=1,nat,table=2)",
+                f"table=1,ip,actions=mod_dl_src:{self.macs['external']},mod_dl_dst:{mac(self.outside)},"
+                f"dec_ttl,output:{outside}",
+                f"table=2,ct_state=-inv+trk,ip,nw_dst={INSIDE},actions=mod_dl_src:{self.macs['gateway']},"
+                f"mod_dl_dst:{mac(self.inside)},dec_ttl,output:{inside}"):
+            sw.run(["ovs-ofctl", "add-flow", bridge, flow])
+
+
+class OvsPublish(OvsMasquerade):
+    publish = True
+
+
 class TrunklineMasquerade(Way, Trunkline):
     """This project: the container on a TAP, the link an uplink with an address of the switch's own."""
 
@@ -86,10 +130,13 @@ class TrunklinePublish(TrunklineMasquerade):
 
 
 WAYS = {"docker-masquerade": Docker, "trunkline-masquerade": TrunklineMasquerade,
-        "docker-publish": DockerPublish, "trunkline-publish": TrunklinePublish}
+        "ovs-masquerade": OvsMasquerade, "docker-publish": DockerPublish, "trunkline-publish": TrunklinePublish,
+        "ovs-publish": OvsPublish}
 
 # test, which, beside which, at least.
 WAY_GOALS = [
     ("tcp", "trunkline-masquerade", "docker-masquerade", 0.65),
     ("tcp", "trunkline-publish", "docker-publish", 0.65),
+    ("connect", "trunkline-masquerade", "ovs-masquerade", 3),
+    ("connect", "trunkline-publish", "ovs-publish", 3),
 ]

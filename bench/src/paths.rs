@@ -35,6 +35,8 @@ enum Layer {
     Switched,
     Routed,
     Translated,
+    /// Each packet begins a connection: the table is full of others.
+    Opened,
 }
 
 const ONE: Mix = Mix { flows: 1, macs: 1, len: 60 };
@@ -90,7 +92,17 @@ pub const SCENARIOS: &[Scenario] = &[
         vlan: false,
         layer: Layer::Translated,
     },
+    Scenario {
+        name: "nat-new-flows",
+        help: "masqueraded, each packet a new flow, for which another gives way",
+        mix: Mix { flows: 60_000, ..ONE },
+        vlan: false,
+        layer: Layer::Opened,
+    },
 ];
+
+/// Connections that there is room for when each packet is to begin one: fewer than there are flows.
+const ROOM: usize = 16_384;
 
 /// An engine with one worker, a bridge and a null port behind which [`SINK`] is.
 pub struct Path {
@@ -109,7 +121,7 @@ impl Path {
         let engine = Engine::start(EngineConfig { workers: 1, pin: false, spin_us: 0 })?;
         let bridge = engine.add_bridge(BridgeConfig { max_macs: 1 << 20, ..BridgeConfig::default() });
         if scenario.layer != Layer::Switched {
-            let out = route(&engine, bridge, scenario.layer == Layer::Translated)?;
+            let out = route(&engine, bridge, scenario.layer)?;
             return Ok(Path { engine, bridge, out, scenario });
         }
         let out = add_port(&engine, bridge, PortConfig::new(PortId::NONE))?;
@@ -157,7 +169,7 @@ impl Path {
 
 /// Makes [`SINK`] the gateway of the bridge, and an uplink with a null port where the frames are addressed to.
 /// Returns that port.
-fn route(engine: &Engine, bridge: BridgeId, masquerade: bool) -> io::Result<PortId> {
+fn route(engine: &Engine, bridge: BridgeId, layer: Layer) -> io::Result<PortId> {
     let out = engine.add_l3_port(65535).ok_or_else(|| io::Error::other("no slot for a port"))?;
     let io = PortIo { rx: vec![Box::new(NullRx::new()?)], tx: vec![Arc::new(NullTx)] };
     engine.attach_port(out, io, false)?;
@@ -189,7 +201,16 @@ fn route(engine: &Engine, bridge: BridgeId, masquerade: bool) -> io::Result<Port
     let config = L3Config {
         gateways: vec![gateway],
         uplinks: vec![up],
-        nat: if masquerade { vec![(RuleId(0), rule)] } else { Vec::new() },
+        nat: if layer == Layer::Routed { Vec::new() } else { vec![(RuleId(0), rule)] },
+        ct: match layer {
+            // One source may have all of it.
+            Layer::Opened => trunkline_nat::Config {
+                source_limit: u32::MAX,
+                source_ports: u32::MAX,
+                ..trunkline_nat::Config::for_capacity(ROOM)
+            },
+            _ => trunkline_nat::Config::default(),
+        },
         ..L3Config::default()
     };
     engine.set_l3(config).map_err(io::Error::other)?;

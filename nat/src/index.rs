@@ -118,7 +118,11 @@ impl Bucket {
         std::iter::from_fn(move || {
             loop {
                 if hits != 0 {
-                    let value = self.values.get(first + hits.trailing_zeros() as usize / 16).copied().unwrap_or(EMPTY);
+                    let value = self
+                        .values
+                        .get(first + hits.trailing_zeros() as usize / 16)
+                        .copied()
+                        .unwrap_or(EMPTY);
                     hits &= hits - 1;
                     if value != EMPTY {
                         return Some(value);

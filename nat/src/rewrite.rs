@@ -134,7 +134,8 @@ pub(crate) fn plain(packet: &mut Packet, p: &Plain, end: End, to: Endpoint) {
     }
     let field: u16 = if p.tcp { 16 } else { 6 };
     let csum = packet.meta().offload.csum;
-    let partial = matches!(csum, Checksum::Partial { start, offset } if (start, offset) == (L4_V4 as u16, field));
+    let partial =
+        matches!(csum, Checksum::Partial { start, offset } if (start, offset) == (L4_V4 as u16, field));
     let head = packet.head_mut();
     let Some(h) = head.first_chunk_mut::<LEAST_V4>() else { return };
     let new = to.addr.to_bits() as u32;
@@ -148,7 +149,8 @@ pub(crate) fn plain(packet: &mut Packet, p: &Plain, end: End, to: Endpoint) {
     let Some(port) = port.first_chunk_mut::<2>() else { return };
     let ports = delta.sub(u32::from(u16::from_be_bytes(*port))).add(u32::from(to.port));
     *port = to.port.to_be_bytes();
-    let Some(check) = head.get_mut(L4_V4 + usize::from(field)..).and_then(|t| t.first_chunk_mut::<2>()) else {
+    let Some(check) = head.get_mut(L4_V4 + usize::from(field)..).and_then(|t| t.first_chunk_mut::<2>())
+    else {
         return;
     };
     let old = u16::from_be_bytes(*check);

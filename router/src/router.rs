@@ -217,7 +217,12 @@ impl Router {
     }
 
     #[inline]
-    pub(crate) fn run<'a, S: Sink>(&'a mut self, now: u64, pool: &'a mut Pool, sink: &'a mut S) -> Run<'a, S> {
+    pub(crate) fn run<'a, S: Sink>(
+        &'a mut self,
+        now: u64,
+        pool: &'a mut Pool,
+        sink: &'a mut S,
+    ) -> Run<'a, S> {
         Run { tables: &self.tables, state: &mut self.state, now, pool, sink }
     }
 

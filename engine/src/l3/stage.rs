@@ -303,8 +303,8 @@ impl L3 {
 
     /// Carries one packet as far as it goes, or to where it waits for others of its path.
     fn receive(&mut self, at: IfaceId, packet: Packet, out: &mut Out<'_>) {
-        let received = with_router!(self, out, |router, now, pool, ways| router
-            .receive(now, at, packet, pool, ways));
+        let received =
+            with_router!(self, out, |router, now, pool, ways| router.receive(now, at, packet, pool, ways));
         self.go_on(at, received, false, out);
     }
 

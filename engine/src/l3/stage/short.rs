@@ -46,13 +46,7 @@ impl L3 {
 
     /// First pass: what each packet is, and where its connection may be.
     #[inline]
-    fn look_ahead(
-        &self,
-        at: IfaceId,
-        from: Arrival,
-        packets: &[Packet],
-        ahead: &mut Vec<Option<Glance>>,
-    ) {
+    fn look_ahead(&self, at: IfaceId, from: Arrival, packets: &[Packet], ahead: &mut Vec<Option<Glance>>) {
         ahead.clear();
         let iface = self.view.tables.iface(at);
         ahead.extend(packets.iter().map(|packet| {

@@ -52,8 +52,20 @@ enum Variant {
 
 use Variant::*;
 const VARIANTS: [Variant; 14] = [
-    Usual, NoMasquerade, OtherPool, NoPublish, PublishedElsewhere, Routed, OtherRouter, NoRoute, LowMtu, LowMtuInside,
-    Strict, Shared, SharedOther, Taken,
+    Usual,
+    NoMasquerade,
+    OtherPool,
+    NoPublish,
+    PublishedElsewhere,
+    Routed,
+    OtherRouter,
+    NoRoute,
+    LowMtu,
+    LowMtuInside,
+    Strict,
+    Shared,
+    SharedOther,
+    Taken,
 ];
 
 fn view(version: u64, v: Variant) -> L3View {
@@ -120,7 +132,12 @@ fn view(version: u64, v: Variant) -> L3View {
     };
     let mut rules = Vec::new();
     if !matches!(v, NoMasquerade | Routed) {
-        rules.push(masquerade(1, "10.77.0.0", 24, if matches!(v, OtherPool | SharedOther) { "192.0.2.11" } else { "192.0.2.10" }));
+        rules.push(masquerade(
+            1,
+            "10.77.0.0",
+            24,
+            if matches!(v, OtherPool | SharedOther) { "192.0.2.11" } else { "192.0.2.10" },
+        ));
     }
     if v != NoPublish {
         rules.extend([publish(2, 6), publish(3, 17)]);
@@ -166,8 +183,17 @@ impl World {
         let snapshot = Snapshot { ports: vec![port(), port(), port()], ..Snapshot::default() };
         let mut egress = EgressQueues::new();
         egress.resize(3);
-        let mut w =
-            World { l3, short, snapshot, pool: Pool::new(64, 8), egress, neighbours, now: 1000, taken: 0, _poll: poll };
+        let mut w = World {
+            l3,
+            short,
+            snapshot,
+            pool: Pool::new(64, 8),
+            egress,
+            neighbours,
+            now: 1000,
+            taken: 0,
+            _poll: poll,
+        };
         w.take_up(Usual);
         w.neighbour(0);
         w
@@ -282,15 +308,30 @@ fn packet() -> impl Strategy<Value = P> {
     let len = prop_oneof![6 => 0usize..40, 1 => Just(1290usize), 1 => Just(1440usize)];
     let odd = prop_oneof![12 => Just(0u8), 4 => 0u8..20];
     let who = (any::<bool>(), prop::bool::weighted(0.2), any::<bool>(), 0u8..2, 0u8..2, port);
-    (who, flags, 0u32..60, 0u32..60, len, odd).prop_map(|((out, v6, tcp, host, remote, port), flags, seq, ack, len, odd)| {
-        P { out, v6, tcp, host, remote, port, flags, seq, ack, len, odd }
-    })
+    (who, flags, 0u32..60, 0u32..60, len, odd).prop_map(
+        |((out, v6, tcp, host, remote, port), flags, seq, ack, len, odd)| P {
+            out,
+            v6,
+            tcp,
+            host,
+            remote,
+            port,
+            flags,
+            seq,
+            ack,
+            len,
+            odd,
+        },
+    )
 }
 
 impl P {
     fn frame(&self) -> (Vec<u8>, Offload, Option<VlanTag>) {
         let mut ends = if self.v6 {
-            [(ip(&format!("fd77::{}", 9 - self.host)), self.port), (ip(&format!("2001:db8:1::{}", 1 + self.remote)), 53)]
+            [
+                (ip(&format!("fd77::{}", 9 - self.host)), self.port),
+                (ip(&format!("2001:db8:1::{}", 1 + self.remote)), 53),
+            ]
         } else {
             // From outside: to a mapping, or to the published port.
             let near = match (self.out, self.host) {
@@ -452,7 +493,19 @@ fn known_connections_go_the_short_way() {
     for v6 in [false, true] {
         for tcp in [false, true] {
             let mut w = World::new(true);
-            let p = P { out: true, v6, tcp, host: 0, remote: 0, port: 2000, flags: 16, seq: 1, ack: 1, len: 9, odd: 0 };
+            let p = P {
+                out: true,
+                v6,
+                tcp,
+                host: 0,
+                remote: 0,
+                port: 2000,
+                flags: 16,
+                seq: 1,
+                ack: 1,
+                len: 9,
+                odd: 0,
+            };
             if tcp {
                 apply(&mut w, &Step::Open(p));
             } else {
@@ -462,14 +515,18 @@ fn known_connections_go_the_short_way() {
                 let frame = P { out, ..p }.frame();
                 let mut packet = w.pool.get();
                 packet.set_bytes(&frame.0, &mut w.pool).unwrap();
-                let plain = trunkline_packet::Plain::read(if out { mac(1) } else { mac(2) }, &packet).unwrap();
+                let plain =
+                    trunkline_packet::Plain::read(if out { mac(1) } else { mac(2) }, &packet).unwrap();
                 let port = if out { GATEWAY } else { UPLINK };
                 let from = w.l3.arrival(port).unwrap();
                 let mut glance = w.l3.nat.glance(from, plain);
                 w.l3.nat.approach(&mut glance);
                 w.l3.now = w.now;
                 let mut o = Out { snapshot: &w.snapshot, pool: &mut w.pool, egress: &mut w.egress };
-                assert!(w.l3.shortcut(IfaceId(port.0), from, &glance, packet, &mut o).is_none(), "{v6} {tcp} {out}");
+                assert!(
+                    w.l3.shortcut(IfaceId(port.0), from, &glance, packet, &mut o).is_none(),
+                    "{v6} {tcp} {out}"
+                );
                 let sent = w.sent();
                 assert_eq!((sent.len(), sent[0].0), (1, if out { UPLINK } else { GATEWAY }));
             }
