@@ -74,6 +74,7 @@ fn run(nat: &mut Nat, now: u64, count: u64, flow: impl Fn(u64) -> u32) -> Durati
             sent += 1;
         }
         let start = Instant::now();
+        nat.begin(now, batch.len(), &mut sink);
         nat.process_batch(now, OUT, &mut batch, &mut sink);
         time += start.elapsed();
         sink.0.drain(..).for_each(|packet| pool.put(packet));

@@ -46,7 +46,9 @@ fn nothing_is_allocated_per_packet() {
                     packet.set_bytes(frame, &mut pool).unwrap();
                     batch.push(packet);
                 }
-                nat.process_batch(start + round * 20_000 + i as u64, OUT, &mut batch, &mut sink);
+                let now = start + round * 20_000 + i as u64;
+                nat.begin(now, batch.len(), &mut sink);
+                nat.process_batch(now, OUT, &mut batch, &mut sink);
                 sink.0.drain(..).for_each(|p| pool.put(p));
             }
         }
