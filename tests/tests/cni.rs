@@ -377,7 +377,10 @@ fn lists_of_plugins_and_networks_of_every_sort() {
 fn fifty_at_once_leave_nothing() {
     let m = Machine::new();
     let containers: Vec<_> = (0..50).map(|n| m.container(&format!("f{n}"))).collect();
-    let config = |n: usize| routed(&m, "1.1.0", json!([{"hostPort": 9000 + n, "containerPort": 80}]));
+    let config = |n: usize| match n % 10 {
+        9 => routed(&m, "1.1.0", json!([{"hostPort": 9000 + n, "containerPort": 80}])),
+        _ => routed(&m, "1.1.0", json!([])),
+    };
     let all = |command: &'static str| {
         std::thread::scope(|scope| {
             let (m, config) = (&m, &config);
