@@ -211,8 +211,7 @@ class Crowd:
     ports, macs = 2, 2
 
     def crowd(self):
-        for i in range(self.ports - 2):
-            self.add_idle(f"i{i}")
+        self.add_idle([f"i{i}" for i in range(self.ports - 2)])
         if self.macs > 2:
             script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "macs.py")
             self.a.run(["python3", script, "eth0", str(self.macs)], timeout=120)
@@ -224,9 +223,10 @@ class BridgeCrowd(Crowd, Bridge):
         super().connect()
         self.crowd()
 
-    def add_idle(self, name):
-        self.switch.run(["ip", "tuntap", "add", name, "mode", "tap"])
-        self.switch.run(["ip", "link", "set", name, "master", "br0", "up"])
+    def add_idle(self, names):
+        for name in names:
+            self.switch.run(["ip", "tuntap", "add", name, "mode", "tap"])
+            self.switch.run(["ip", "link", "set", name, "master", "br0", "up"])
 
 
 class TrunklineCrowd(Crowd, Trunkline):
@@ -235,8 +235,12 @@ class TrunklineCrowd(Crowd, Trunkline):
         self.daemons[0].cli("bridge", "set", "br0", "--max-macs", "200000")
         self.crowd()
 
-    def add_idle(self, name):
-        self.daemons[0].cli("port", "add", "br0", name, "--type", "tap")
+    def add_idle(self, names):
+        path = f"{self.dir}/idle.toml"
+        with open(path, "w") as f:
+            for name in names:
+                f.write(f'[port.{name}]\nbridge = "br0"\ntype = "tap"\n')
+        self.daemons[0].cli("apply", path)
 
 
 def crowded(kind, ports=2, macs=2):
