@@ -104,6 +104,10 @@ class OvsMasquerade(Way, Ovs):
                 f"table=2,ct_state=-inv+trk,ip,nw_dst={INSIDE},actions=mod_dl_src:{self.macs['gateway']},"
                 f"mod_dl_dst:{mac(self.inside)},dec_ttl,output:{inside}"):
             sw.run(["ovs-ofctl", "add-flow", bridge, flow])
+        if self.publish:
+            # Pings, too: that is how it is told whether it works.
+            sw.run(["ovs-ofctl", "add-flow", bridge, f"table=0,priority=20,in_port={outside},icmp,"
+                    f"actions=ct(commit,zone=1,nat(dst={INSIDE}),table=2)"])
 
 
 class OvsPublish(OvsMasquerade):
