@@ -87,6 +87,21 @@ fn options_do_what_they_say() {
     assert!(d.pings("s1", "fd77:4::1"), "{}", m.net.lab.daemon.log());
     d.sleeper("s2", "six", &[]);
     assert!(d.pings("s1", "fd77:4::3"));
+
+    m.network(
+        "held",
+        &["--ipv6", "--subnet", "10.77.5.0/24", "--subnet", "fd77:5::/64", "-o", "anti-spoof=true"],
+    );
+    d.sleeper("h1", "held", &[]);
+    d.sleeper("h2", "held", &[]);
+    assert!(
+        d.pings("h1", "10.77.5.3") && d.pings("h1", "fd77:5::3") && d.pings("h1", FAR4),
+        "its own addresses"
+    );
+    let h1 = d.netns("h1");
+    h1.sh("ip address add 10.77.5.99/24 dev eth0");
+    let spoofed = h1.run("ping", &["-n", "-c", "1", "-W", "1", "-I", "10.77.5.99", "10.77.5.3"]);
+    assert_ne!(spoofed.code, 0, "{spoofed:?}");
 }
 
 /// By an uplink of the switch's own: unique local addresses are translated, others routed, and ports are published.
