@@ -172,7 +172,7 @@ impl Docker {
 }
 
 /// The sandbox has a /sys of its own, without what container runtimes need.
-pub(crate) fn mount_cgroups() {
+pub fn mount_cgroups() {
     static CGROUPS: std::sync::Once = std::sync::Once::new();
     CGROUPS.call_once(|| {
         if !Path::new("/sys/fs/cgroup/cgroup.procs").exists() {

@@ -104,30 +104,31 @@ fn options_do_what_they_say() {
     assert_ne!(spoofed.code, 0, "{spoofed:?}");
 }
 
-/// By an uplink of the switch's own: unique local addresses are translated, others routed, and ports are published.
+/// By an uplink of the switch's own: unique local addresses are translated, others routed.
 #[test]
 fn ipv6_leads_out_and_in_by_an_uplink_of_the_switch() {
     let m = Machine::new();
     // Docker needs none of the host's addresses, and the switch takes the interface.
     m.net.lab.ns.sh("ip address flush dev up0");
     m.net.add_uplink();
-    ipv6_leads_out_and_in(&m);
+    ipv6_leads_out_and_in(&m, "2001:db8:78::2");
 }
 
-/// By the host's own address, shared.
+/// By the host's own address, shared: all are translated.
 #[test]
 fn ipv6_leads_out_and_in_by_the_hosts_address() {
-    ipv6_leads_out_and_in(&Machine::new());
+    ipv6_leads_out_and_in(&Machine::new(), OUTSIDE6);
 }
 
-fn ipv6_leads_out_and_in(m: &Machine) {
+/// `seen`: a container with a global address, from outside.
+fn ipv6_leads_out_and_in(m: &Machine, seen: &str) {
     let (d, far) = (&m.docker, &m.net.far);
     let log = || m.net.lab.daemon.log();
     m.network("local", &["--ipv6", "--subnet", "10.77.0.0/24", "--subnet", "fd77:7::/64"]);
     m.network("global", &["--ipv6", "--subnet", "10.78.0.0/24", "--subnet", "2001:db8:78::/64"]);
     far.sh(&format!("ip -6 route add 2001:db8:78::/64 via {OUTSIDE6}"));
-    d.sleeper("one", "local", &["-p", "8080:80"]);
-    d.sleeper("two", "global", &["-p", "9090:80"]);
+    d.sleeper("one", "local", &["-p", "8080:80", "-p", "8080:80/udp"]);
+    d.sleeper("two", "global", &["-p", "9090:80", "-p", "9090:80/udp"]);
     let _far = Echo::start(far, 7);
     let (one, two) = (d.netns("one"), d.netns("two"));
     for ns in [&one, &two] {
@@ -136,14 +137,14 @@ fn ipv6_leads_out_and_in(m: &Machine) {
     }
     assert_eq!(tcp_seen_as(&one, at(FAR6, 7)).ip().to_string(), OUTSIDE6);
     assert_eq!(udp_seen_as(&one, at(FAR6, 7)).ip().to_string(), OUTSIDE6);
-    assert_eq!(tcp_seen_as(&two, at(FAR6, 7)).ip().to_string(), "2001:db8:78::2");
+    assert_eq!(tcp_seen_as(&two, at(FAR6, 7)).ip().to_string(), seen);
     let _echoes = [&one, &two].map(|ns| Echo::start(ns, 80));
     for port in [8080, 9090] {
         assert_eq!(tcp_seen_as(far, at(OUTSIDE6, port)).ip().to_string(), "2001:db8::1", "{port}");
         assert_eq!(udp_seen_as(far, at(OUTSIDE6, port)).ip().to_string(), "2001:db8::1", "{port}");
     }
-    // From elsewhere to the container itself, as the router's neighbour.
-    assert_eq!(tcp_seen_as(far, at("2001:db8:78::2", 80)).ip().to_string(), "2001:db8::1");
+    // What is not published is not reached, whatever its address.
+    assert!(Client::connect(far, at("2001:db8:78::2", 80)).is_err());
     tcp_seen_as(&one, at(OUTSIDE6, 9090));
 }
 

@@ -43,7 +43,8 @@ impl Host {
         command.args(args).env("TRUNKLINE_RUN_DIR", &self.net.lab.daemon.run_dir);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("plugin");
-        child.stdin.take().expect("piped").write_all(stdin.to_string().as_bytes()).expect("write");
+        // `info` reads nothing.
+        child.stdin.take().expect("piped").write_all(stdin.to_string().as_bytes()).ok();
         let out = child.wait_with_output().expect("wait");
         assert_eq!(String::from_utf8_lossy(&out.stderr), "", "{args:?}");
         (out.status.code().expect("exit code"), String::from_utf8(out.stdout).expect("utf-8"))
@@ -193,6 +194,17 @@ fn options_and_restarts() {
     ping::assert_reaches(&a.ns, "10.77.0.1".parse().expect("address"));
     let shown = a.ns.sh("ip link show dev eth0") + &a.ns.sh("ip route");
     assert!(shown.contains("mtu 1400") && !shown.contains("default via"), "{shown}");
+    // Held to its address.
+    let strict = h.network(
+        "strict",
+        json!({"subnets": [{"subnet": "10.81.0.0/24"}], "options": {"anti-spoof": "true"}}),
+    );
+    let e = h.container("e", &strict, json!({"static_ips": ["10.81.0.2"]}), none.clone());
+    ping::assert_reaches(&e.ns, "10.81.0.1".parse().expect("address"));
+    e.ns.sh("ip address flush dev eth0 scope global");
+    e.ns.sh("ip address add 10.81.0.7/24 dev eth0");
+    ping::assert_isolated(&e.ns, "10.81.0.1".parse().expect("address"));
+    h.teardown(&e);
     let c = h.container(
         "c",
         &inside,

@@ -167,3 +167,72 @@ async fn the_protocol_as_docker_speaks_it() {
     plugin.stop();
     assert!(!socket.exists());
 }
+
+/// The order and the options of moby 25 to 29, by its source (daemon/libnetwork/drivers/remote): ports are asked for
+/// when the endpoint becomes the container's gateway, again when that changes, and revoked when it is no more.
+#[tokio::test]
+async fn ports_as_newer_engines_ask_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("trunkline.sock");
+    let (controller, _world) = crate::reconcile::fake::controller();
+    let plugin = Plugin::new(controller.clone(), None);
+    plugin.enable(Some(socket.display().to_string())).await.unwrap();
+    let capabilities = ask(&socket, "NetworkDriver.GetCapabilities", "null").await.2;
+    assert_eq!(
+        (&capabilities["Scope"], &capabilities["ConnectivityScope"]),
+        (&json!("local"), &json!("global"))
+    );
+    let ok = async |method: &str, asked: &Value| {
+        let (status, _, answer) = ask(&socket, &format!("NetworkDriver.{method}"), &asked.to_string()).await;
+        assert!(status == 200 && answer.get("Err").is_none(), "{method}: {answer}");
+        answer
+    };
+    let pool = json!([{"AddressSpace": "LocalDefault", "Pool": "10.77.0.0/24", "Gateway": "10.77.0.1/24", "AuxAddresses": null}]);
+    let options = json!({"com.docker.network.enable_ipv4": true, "com.docker.network.enable_ipv6": false,
+        "com.docker.network.generic": {}});
+    ok("CreateNetwork", &json!({"NetworkID": NET, "Options": options, "IPv4Data": pool, "IPv6Data": []}))
+        .await;
+
+    let exposed = json!([{"Proto": 6, "Port": 80}]);
+    let ports = json!([{"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 0, "HostPortEnd": 0}]);
+    let options =
+        json!({"com.docker.network.endpoint.exposedports": exposed, "com.docker.network.portmap": ports});
+    let with = |more: Value| {
+        let mut asked = json!({"NetworkID": NET, "EndpointID": END});
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        asked
+    };
+    let published = || controller.desired().docker.as_ref().unwrap().endpoints[END].published.clone();
+    let interface = json!({"Address": "10.77.0.2/24", "AddressIPv6": "", "MacAddress": "9a:33:4e:00:00:01"});
+    let made = ok("CreateEndpoint", &with(json!({"Interface": interface, "Options": options}))).await;
+    assert_eq!(made, json!({"Interface": {}}), "nothing was left open");
+    ok("Join", &with(json!({"SandboxKey": "", "Options": options}))).await;
+    assert!(published().is_empty(), "not before it is the gateway");
+    ok("EndpointOperInfo", &with(json!({}))).await;
+
+    ok("ProgramExternalConnectivity", &with(json!({"Options": options}))).await;
+    let first = published();
+    assert!(first.len() == 1 && first[0].port > 0 && first[0].to == 80, "{first:?}");
+    // Another endpoint is the gateway of IPv6 now.
+    let mut less = options.clone();
+    less["com.docker.network.no_proxy_6to4"] = true.into();
+    ok("ProgramExternalConnectivity", &with(json!({"Options": less}))).await;
+    assert_eq!(published().len(), 1);
+    for _ in 0..2 {
+        ok("RevokeExternalConnectivity", &with(json!({}))).await;
+        assert!(published().is_empty());
+    }
+    ok("ProgramExternalConnectivity", &with(json!({"Options": options}))).await;
+    let port = published()[0].port;
+    assert!(std::net::TcpListener::bind(("0.0.0.0", port)).is_err(), "the port is held");
+    // Without ports: null, or no key.
+    ok("RevokeExternalConnectivity", &with(json!({}))).await;
+    for options in [json!({"com.docker.network.portmap": null}), json!({}), Value::Null] {
+        ok("ProgramExternalConnectivity", &with(json!({"Options": options}))).await;
+        assert!(published().is_empty());
+    }
+    ok("Leave", &with(json!({}))).await;
+    ok("DeleteEndpoint", &with(json!({}))).await;
+    ok("DeleteNetwork", &json!({"NetworkID": NET})).await;
+    plugin.stop();
+}

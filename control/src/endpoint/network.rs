@@ -262,15 +262,16 @@ fn uplink(desired: &mut Desired, wish: &Wish<'_>, has_default: bool) -> Result<O
     Ok(Some(UPLINK.to_owned()))
 }
 
-/// IPv4 is masqueraded; IPv6 where its addresses mean nothing outside (RFC 4193) and the uplink has some that
-/// do.
+/// IPv4 is masqueraded. IPv6 is where its addresses mean nothing outside (RFC 4193) and the uplink has some that
+/// do, and wherever the host's own address is shared: what comes for others than that is the host's kernel's.
 fn masquerade(desired: &mut Desired, wish: &Wish<'_>, network: &mut Network) {
     let Some(uplink) = &network.uplink else { return };
-    let outside = desired.uplinks.get(uplink).map_or(&[][..], own_addresses);
-    let nat66 = outside.iter().any(|a| a.addr().is_ipv6());
+    let spec = desired.uplinks.get(uplink);
+    let shared = spec.is_some_and(|spec| matches!(spec.kind, UplinkKind::Shared(_)));
+    let nat66 = spec.is_some_and(|spec| own_addresses(spec).iter().any(|a| a.addr().is_ipv6()));
     let translated = |net: &IpNet| match net.addr() {
         IpAddr::V4(_) => true,
-        IpAddr::V6(a) => nat66 && a.is_unique_local(),
+        IpAddr::V6(a) => shared || (nat66 && a.is_unique_local()),
     };
     for (n, net) in network.subnets.iter().enumerate().filter(|(_, net)| translated(net)) {
         let name = format!("{}-{n}", wish.stem);
