@@ -221,6 +221,7 @@ fn a_container_starts_as_fast_as_with_the_bridge_driver() {
     }
     // The best of each: whatever else the machine does makes some slower, and none faster.
     let (a, b) = (ours.iter().min().expect("rounds"), theirs.iter().min().expect("rounds"));
+    println!("best of {}: {a:?} with trunkline, {b:?} with the bridge driver", ours.len());
     assert!(
         *a < *b + Duration::from_millis(100),
         "{ours:?} with trunkline, {theirs:?} with the bridge driver"
