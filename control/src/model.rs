@@ -510,7 +510,7 @@ pub struct FdbRow {
     pub mac: String,
     /// Where it is.
     pub port: String,
-    /// Which remote of a tunnel it is behind; absent for learned ones.
+    /// Which remote of a tunnel it is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<IpAddr>,
     /// Seconds since last seen; absent for static ones.

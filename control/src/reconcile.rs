@@ -7,10 +7,13 @@
 
 use std::net::IpAddr;
 
+use trunkline_tunnel::Kind;
+
 use crate::model::{
     BridgeSpec, FdbCounters, FdbRow, PortKind, PortSpec, PortState, PortStats, PortStatus, StaticFdb,
+    TunnelSpec,
 };
-use crate::validate::vlan_mode;
+use crate::validate::{dst_port, vlan_mode};
 use crate::{Error, Result};
 
 mod adopted;
@@ -154,13 +157,31 @@ pub(crate) fn needs_new_interface(name: &str, old: &PortSpec, new: &PortSpec) ->
         (PortKind::Replay(a), PortKind::Replay(b)) => a != b,
         (PortKind::Null {}, PortKind::Null {}) => false,
         (a, b) => match (a.tunnel(), b.tunnel()) {
-            // Another network is another tunnel. Besides, two that swap theirs must not meet.
-            (Some((a_kind, a)), Some((b_kind, b))) => {
-                (a_kind, a.vni, a.key, a.dst_port, a.local) != (b_kind, b.vni, b.key, b.dst_port, b.local)
-            }
+            (Some((a, _)), Some((b, _))) => a != b,
             _ => true,
         },
     }
+}
+
+/// Whether a tunnel takes other packets than before.
+pub(crate) fn takes_other_packets(old: &PortSpec, new: &PortSpec) -> bool {
+    fn takes<'a>(spec: &'a PortSpec) -> Option<impl PartialEq + use<'a>> {
+        let (_, t) = spec.kind.tunnel()?;
+        Some((t.vni, t.key, &t.vlan_map, t.dst_port, t.local, &t.remotes, t.group, &t.underlay))
+    }
+    takes(old) != takes(new)
+}
+
+/// Whether a tunnel as it is to be may want packets that another one takes as yet: two that swap must not meet.
+pub(crate) fn in_the_way(new: &PortSpec, other: &PortSpec) -> bool {
+    let (Some((kind, a)), Some((other_kind, b))) = (new.kind.tunnel(), other.kind.tunnel()) else {
+        return false;
+    };
+    let below = |kind: Kind, t: &TunnelSpec| if kind.is_udp() { dst_port(kind, t) } else { 0 };
+    let anyone = a.group.is_some() || b.group.is_some();
+    a.underlay == b.underlay
+        && below(kind, a) == below(other_kind, b)
+        && (kind != other_kind || anyone || a.remotes.iter().any(|remote| b.remotes.contains(remote)))
 }
 
 /// Takes over into `new` what the daemon had filled in for `old`, where the two mean the same interface and

@@ -73,8 +73,9 @@ pub struct TunnelConfig {
     pub static_remotes: Vec<(VlanId, MacAddr, IpAddr)>,
     /// Where to join the group and send to it, and to link-local remotes; where the route leads when `None`.
     pub group_interface: Option<String>,
-    /// Outer packets may be fragmented, whatever the endpoint says of DF.
-    pub fragment: bool,
+    /// Outer packets are fragmented, whatever the endpoint says of DF: they are larger than what the path takes,
+    /// which is this, bytes.
+    pub fragment: Option<u16>,
 }
 
 impl TunnelConfig {
@@ -88,7 +89,7 @@ impl TunnelConfig {
             learn_remotes: true,
             static_remotes: Vec::new(),
             group_interface: None,
-            fragment: false,
+            fragment: None,
         }
     }
 }

@@ -140,10 +140,6 @@ impl DatagramTx for LoopTx {
         stats.packets += batch.len() as u64;
         pool.put_all(batch);
     }
-
-    fn too_big(&self) -> Option<IpAddr> {
-        None
-    }
 }
 
 /// A TCP segment of station 10, as one of many.

@@ -167,18 +167,23 @@ fn outer_packets_are_fragmented_and_put_together_again_where_that_is_allowed() {
                 config
             }
         };
-        let (a, b) = pair(v6, 2, 1300, make(true));
-        a.station.inject(frame(255, 1));
-        assert!(b.station.take().is_some());
         let (bytes, offload) = Inner { payload: 1380, ..TCP }.build(2, 1);
-        a.station.inject_with(bytes.clone(), offload);
-        let out = b.station.take().expect("a frame");
-        b.station.offloads.pop();
-        assert!(finished(&out, b.station.offloads.pop().unwrap()) == finished(&bytes, offload));
-        a.check();
-        b.check();
+        // What the link takes, and what a path behind it does.
+        for path in [1300, 600] {
+            let (a, b) = pair(v6, 2, 1300, make(Some(path)));
+            a.station.inject(frame(255, 1));
+            assert!(b.station.take().is_some());
+            a.station.inject_with(bytes.clone(), offload);
+            let out = b.station.take().expect("a frame");
+            b.station.offloads.pop();
+            assert!(finished(&out, b.station.offloads.pop().unwrap()) == finished(&bytes, offload));
+            let sent = a.engine.counters(a.tunnel).tx_frames;
+            assert!(sent > if path == 600 { 3 } else { 2 }, "{sent} frames for {path}");
+            a.check();
+            b.check();
+        }
 
-        let (a, b) = pair(v6, 1, 1300, make(false));
+        let (a, b) = pair(v6, 1, 1300, make(None));
         a.station.inject_with(bytes, offload);
         wait_for("a drop", || drops(&a.engine, a.tunnel, DropReason::Mtu) == 1);
         a.check();

@@ -111,11 +111,7 @@ pub trait DatagramTx: Send + Sync {
     /// Drops count a superframe that was cut into several packets once, with the first of them (the one whose
     /// [`trunkline_packet::buf::Meta::frames`] is not 0).
     ///
-    /// Reasons: `mtu` when the packet is larger than the path MTU and may not be fragmented (see
-    /// [`DatagramTx::too_big`]), `egress-full`, `underlay-unreachable`, `egress-error`.
+    /// Reasons: `mtu` when the packet is larger than the path MTU and may not be fragmented, `egress-full`,
+    /// `underlay-unreachable`, `egress-error`.
     fn send(&self, pool: &mut Pool, batch: &mut Batch, what: &[Datagrams], stats: &mut SendStats);
-
-    /// Takes a destination that packets were too big for since the last call, if there is one: a reason to
-    /// look at its [`path`] again.
-    fn too_big(&self) -> Option<IpAddr>;
 }

@@ -31,8 +31,19 @@ pub struct Host {
 impl Mesh {
     /// Makes it; `args` go to `trunkline mesh add`, such as `--type gre --key 7`.
     pub fn new(underlay: Underlay, hosts: u8, family: Family, args: &[&str]) -> Mesh {
+        Mesh::of_hosts(underlay, hosts, family, args, tunnel::host)
+    }
+
+    /// The same of hosts made by `host`.
+    pub fn of_hosts(
+        underlay: Underlay,
+        hosts: u8,
+        family: Family,
+        args: &[&str],
+        host: impl Fn(&Underlay, u8) -> Lab,
+    ) -> Mesh {
         let make = |n| {
-            let lab = tunnel::host(&underlay, n);
+            let lab = host(&underlay, n);
             Host { c: tunnel::container(&lab, "c"), lab, n }
         };
         let hosts: Vec<Host> = (1..=hosts).map(make).collect();

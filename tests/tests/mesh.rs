@@ -20,8 +20,8 @@ fn six(name: &str, family: Family, args: &[&str]) -> Mesh {
     mesh
 }
 
-/// Every pair, a gibibyte, and broadcasts that arrive exactly once everywhere.
-fn six_hosts(mesh: &Mesh, mtu: u32) {
+/// Every pair reaches each other; the containers have the MTU.
+fn every_pair(mesh: &Mesh, mtu: u32) {
     for (i, from) in mesh.hosts.iter().enumerate() {
         tunnel::await_mtu(&from.lab, &from.c, mtu);
         for to in &mesh.hosts[i + 1..] {
@@ -29,6 +29,11 @@ fn six_hosts(mesh: &Mesh, mtu: u32) {
             ping::assert_reaches(&from.c.ns, to_addr);
         }
     }
+}
+
+/// Every pair, a gibibyte, and broadcasts that arrive exactly once everywhere.
+fn six_hosts(mesh: &Mesh, mtu: u32) {
+    every_pair(mesh, mtu);
     let start = |from: u8, to: u8, bytes: u64| {
         let (from, to) = (mesh.host(from), mesh.host(to));
         Transfer::start(&from.c.ns, &to.c.ns, to.c.v4, bytes, None)
@@ -38,6 +43,12 @@ fn six_hosts(mesh: &Mesh, mtu: u32) {
     running.into_iter().for_each(|(transfer, bytes)| {
         transfer.assert_whole(LONG, bytes);
     });
+    everywhere_once(mesh);
+    mesh.hosts.iter().for_each(|h| h.lab.assert_conserved());
+}
+
+/// Broadcasts, and frames to addresses that nobody has, of every host arrive exactly once at every other.
+fn everywhere_once(mesh: &Mesh) {
     let watch = |h: &trunkline_tests::mesh::Host| Capture::start(&h.c.ns, "eth0", Direction::In, "");
     let captures: Vec<Capture> = mesh.hosts.iter().map(watch).collect();
     for host in &mesh.hosts {
@@ -60,7 +71,6 @@ fn six_hosts(mesh: &Mesh, mtu: u32) {
             }
         }
     }
-    mesh.hosts.iter().for_each(|h| h.lab.assert_conserved());
 }
 
 #[test]
@@ -201,6 +211,41 @@ fn a_link_is_cut_with_vxlan() {
     a_link_is_cut("cut-vxlan", &["--type", "vxlan", "--vni", "77"]);
 }
 
+/// Over uplinks, of the switch's own and shared with the host, no kernel's sockets take part.
+#[test]
+fn over_uplinks() {
+    for (name, args, shared) in [
+        ("mesh-own", ["--type", "vxlan", "--vni", "77", "--underlay", "up"], false),
+        ("mesh-shared", ["--type", "gre", "--key", "7", "--underlay", "up"], true),
+    ] {
+        eprintln!("{name}");
+        let host = if shared { tunnel::shared_host } else { tunnel::uplink_host };
+        let mesh = Mesh::of_hosts(Underlay::switched(name), 3, Family::V4, &args, host);
+        mesh.await_all_up();
+        every_pair(&mesh, if shared { 1454 } else { 1450 });
+        let (one, three) = (mesh.host(1), mesh.host(3));
+        Transfer::start(&one.c.ns, &three.c.ns, three.c.v4, 100 * MIB, None).assert_whole(LONG, 100 * MIB);
+        everywhere_once(&mesh);
+        mesh.underlay.set_link(3, false);
+        mesh.await_liveness(1, 3, "down", Duration::from_secs(4));
+        assert_eq!(one.lab.fdb_port("br0", three.c.mac), None);
+        mesh.underlay.set_link(3, true);
+        mesh.await_liveness(1, 3, "up", Duration::from_secs(10));
+        ping::assert_reaches(&one.c.ns, three.c.v4);
+        // A peer less, a peer more: the way to the other stays.
+        let beside = Pinger::start(&one.c.ns, mesh.host(2).c.v4, 0.02);
+        one.lab.ok(&["mesh", "peer", "del", "m", &mesh.address(3)]);
+        ping::assert_isolated(&one.c.ns, three.c.v4);
+        one.lab.ok(&["mesh", "peer", "add", "m", &mesh.address(3)]);
+        ping::assert_reaches(&one.c.ns, three.c.v4);
+        let pings = beside.stop();
+        assert!(pings.lost() == 0 && pings.duplicates == 0, "{pings:?}");
+        let sockets = one.lab.ns.sh("ss -Hlnupw");
+        assert_eq!(sockets.trim(), "", "the kernel's sockets take part");
+        mesh.hosts[1].lab.assert_conserved();
+    }
+}
+
 /// A daemon is killed and comes back: its mesh does, too.
 #[test]
 fn a_host_is_killed_and_restarted() {
@@ -231,12 +276,12 @@ fn a_host_is_killed_and_restarted() {
     assert_eq!(sockets.trim(), "", "sockets left");
 }
 
-/// The way to one host gets narrower while data flows to it: first a router says so, then, narrower still, large
-/// packets vanish. The tunnels to the others keep what they have.
+/// The way to one host of six gets narrower while data flows to it: first a router says so, then, narrower still,
+/// large packets vanish; meanwhile another host goes and comes. The tunnels to the others keep what they have.
 #[test]
 fn the_way_to_one_host_shrinks_under_load() {
     let args = ["--type", "vxlan", "--vni", "77"];
-    let mesh = Mesh::new(Underlay::routed("shrink"), 4, Family::V4, &args);
+    let mesh = Mesh::new(Underlay::routed("shrink"), 6, Family::V4, &args);
     mesh.await_all_up();
     let (one, two, four) = (mesh.host(1), mesh.host(2), mesh.host(4));
     for host in &mesh.hosts {
@@ -257,12 +302,21 @@ fn the_way_to_one_host_shrinks_under_load() {
     mesh.underlay.ns.sh("nft add rule inet hole forward oifname h4 meta length > 1400 drop");
     mesh.underlay.ns.sh("nft add rule inet hole forward iifname h4 meta length > 1400 drop");
     tunnel::await_mtu_in(&one.lab, &one.c, 1280..=1350, Duration::from_secs(20));
+    let leaver = mesh.address(6);
+    for verb in ["del", "add"] {
+        for host in &mesh.hosts[..5] {
+            host.lab.ok(&["mesh", "peer", verb, "m", &leaver]);
+        }
+    }
     load.assert_whole(LONG, 60 * MIB);
+    mesh.await_all_up();
+    everywhere_once(&mesh);
     tunnel::await_mtu_in(&one.lab, &one.c, 1350..=1350, Duration::from_secs(60));
     assert_eq!(mesh.peer(1, 4)["path-mtu"], 1400);
     assert_eq!(mesh.peer(1, 2)["path-mtu"], 1500);
     let pings = beside.stop();
     assert_eq!(pings.lost(), 0, "{pings:?}");
     Transfer::start(&four.c.ns, &one.c.ns, one.c.v6, 10 * MIB, None).assert_whole(LONG, 10 * MIB);
-    mesh.hosts.iter().for_each(|h| h.lab.assert_conserved());
+    // At the others, counters went with their ports.
+    mesh.host(6).lab.assert_conserved();
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use trunkline_tests::capture::{Capture, Captured, Direction};
 use trunkline_tests::transfer::{Transfer, assert_tcp, assert_udp_echo};
 use trunkline_tests::underlay::{Family, Underlay};
-use trunkline_tests::{Container, Kind, Lab, Netns, Opts, ping, tunnel};
+use trunkline_tests::{Container, Kind, Lab, Netns, Opts, eventually, ping, tunnel};
 
 const MIB: u64 = 1 << 20;
 const LONG: Duration = Duration::from_secs(120);
@@ -26,6 +26,21 @@ impl Two {
             lab.ok(&[&["port", "add", "br0", "tun", "--remote", &far], args].concat());
         }
         Two { under, one, two }
+    }
+
+    /// With a container on each, which has the MTU of the path.
+    fn with_containers(
+        under: Underlay,
+        family: Family,
+        args: &[&str],
+        mtu: u32,
+    ) -> (Two, Container, Container) {
+        let two = Two::new(under, family, args);
+        let (a, b) = (tunnel::container(&two.one, "a"), tunnel::container(&two.two, "b"));
+        tunnel::await_mtu(&two.one, &a, mtu);
+        tunnel::await_mtu(&two.two, &b, mtu);
+        ping::assert_reaches(&a.ns, b.v4);
+        (two, a, b)
     }
 
     fn conserved(&self) {
@@ -146,30 +161,73 @@ fn fragments(seen: &Captured) -> usize {
 }
 
 /// Where less than IPv6's 1280 fits, the outer packet is fragmented and the interface keeps 1280.
+fn outer_is_fragmented(one: &Lab, two: &Lab, [a, b]: [&Container; 2]) {
+    for (lab, c) in [(one, a), (two, b)] {
+        tunnel::await_mtu_in(lab, c, 1280..=1280, Duration::from_secs(60));
+    }
+    ping::assert_reaches(&a.ns, b.v6);
+    let seen = Capture::start(&two.ns, "u0", Direction::In, "");
+    for (from, to) in [(a, b), (b, a)] {
+        for size in [1000, 1279, 1280] {
+            let whole = || ping_whole(&from.ns, to.v6, size).contains("1 received");
+            assert!(eventually(Duration::from_secs(10), whole), "{size} bytes do not arrive");
+        }
+    }
+    assert!(fragments(&seen.stop_when_quiet(QUIET)) >= 4, "the outer packet is not fragmented");
+    assert_tcp(&a.ns, &b.ns, b.v4, 10 * MIB);
+    assert_tcp(&b.ns, &a.ns, a.v6, 10 * MIB);
+    assert_udp_echo(&a.ns, &b.ns, b.v6, [100, 1232, 4000].into_iter());
+    let shown = one.json(&["port", "show", "tun"]);
+    assert!(shown["mtu-why"].as_str().is_some_and(|why| why.contains("fragment")), "{shown:#}");
+    one.assert_conserved();
+    two.assert_conserved();
+}
+
+/// What IPv6 leaves room for in an underlay of IPv4; an underlay of IPv6 takes 1280 at least.
+fn narrow(family: Family) -> u32 {
+    if family == Family::V4 { 1200 } else { 1300 }
+}
+
 #[test]
 fn never_below_1280() {
-    for (name, family, args, _) in SORTS {
+    for (name, family, args, mtu) in SORTS {
         eprintln!("{name}");
         let under = Underlay::switched(&format!("least-{name}"));
-        let two = Two::new(under, family, args);
-        let a = tunnel::container(&two.one, "a");
-        let b = tunnel::container(&two.two, "b");
-        ping::assert_reaches(&a.ns, b.v6);
+        let (two, a, b) = Two::with_containers(under, family, args, mtu);
         for lab in [&two.one, &two.two] {
-            lab.ns.sh("ip link set u0 mtu 1300");
+            lab.ns.sh(&format!("ip link set u0 mtu {}", narrow(family)));
         }
-        tunnel::await_mtu(&two.one, &a, 1280);
-        tunnel::await_mtu(&two.two, &b, 1280);
-        ping::assert_reaches(&a.ns, b.v6);
-        let seen = Capture::start(&two.one.ns, "u0", Direction::In, "");
-        let whole = ping_whole(&a.ns, b.v6, 1280);
-        assert!(whole.contains("1 received"), "{whole}");
-        assert!(fragments(&seen.stop_when_quiet(QUIET)) >= 2, "the outer packet is not fragmented");
-        assert_tcp(&a.ns, &b.ns, b.v4, 10 * MIB);
-        assert_tcp(&b.ns, &a.ns, a.v6, 10 * MIB);
-        let shown = two.one.json(&["port", "show", "tun"]);
-        assert!(shown["mtu-why"].as_str().is_some_and(|why| why.contains("fragment")), "{shown:#}");
-        two.conserved();
+        outer_is_fragmented(&two.one, &two.two, [&a, &b]);
+    }
+}
+
+/// The same where a router on the way says that it takes less, by sockets at both ends and by uplinks.
+#[test]
+fn never_below_1280_behind_a_router() {
+    let host: [(&str, fn(&Underlay, u8) -> Lab); 2] =
+        [("sockets", tunnel::host), ("uplinks", tunnel::uplink_host)];
+    for ((name, family, args, mtu), (by, host)) in
+        [SORTS[1], SORTS[2]].iter().flat_map(|sort| host.iter().map(move |host| (*sort, *host)))
+    {
+        eprintln!("{name} by {by}");
+        let under = Underlay::routed(&format!("narrow-{name}-{by}"));
+        let (one, two) = (host(&under, 1), host(&under, 2));
+        let over: &[&str] = if by == "uplinks" { &["--underlay", "up"] } else { &[] };
+        for (lab, far) in [(&one, 2), (&two, 1)] {
+            let far = under.address(far, family).to_string();
+            // Small packets are never told that they are too big: BFD tries.
+            lab.ok(&[&["port", "add", "br0", "tun", "--bfd", "--remote", &far], args, over].concat());
+        }
+        let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
+        tunnel::await_mtu(&one, &a, mtu);
+        ping::assert_reaches(&a.ns, b.v4);
+        // The far host's link: the router knows, we do not. The far host knows, or its router swallows what is too
+        // large: then only BFD finds out.
+        under.set_mtu(2, narrow(family));
+        if by == "sockets" {
+            two.ns.sh(&format!("ip link set u0 mtu {}", narrow(family)));
+        }
+        outer_is_fragmented(&one, &two, [&a, &b]);
     }
 }
 
@@ -178,11 +236,8 @@ fn never_below_1280() {
 fn the_link_shrinks_and_grows_under_load() {
     for (name, family, args, mtu) in SORTS {
         eprintln!("{name}");
-        let two = Two::new(Underlay::switched(&format!("link-{name}")), family, args);
-        let a = tunnel::container(&two.one, "a");
-        let b = tunnel::container(&two.two, "b");
-        tunnel::await_mtu(&two.one, &a, mtu);
-        ping::assert_reaches(&a.ns, b.v4);
+        let under = Underlay::switched(&format!("link-{name}"));
+        let (two, a, b) = Two::with_containers(under, family, args, mtu);
         let load = Transfer::start(&a.ns, &b.ns, b.v4, 60 * MIB, Some(15_000_000));
         std::thread::sleep(Duration::from_millis(500));
         let set = |outer: u32, inner: u32| {
@@ -204,11 +259,8 @@ fn the_link_shrinks_and_grows_under_load() {
 fn a_router_says_that_the_path_shrank() {
     for (name, family, args, mtu) in SORTS {
         eprintln!("{name}");
-        let two = Two::new(Underlay::routed(&format!("icmp-{name}")), family, args);
-        let a = tunnel::container(&two.one, "a");
-        let b = tunnel::container(&two.two, "b");
-        tunnel::await_mtu(&two.one, &a, mtu);
-        ping::assert_reaches(&a.ns, b.v4);
+        let under = Underlay::routed(&format!("icmp-{name}"));
+        let (two, a, b) = Two::with_containers(under, family, args, mtu);
         let load = Transfer::start(&a.ns, &b.ns, b.v4, 60 * MIB, Some(15_000_000));
         std::thread::sleep(Duration::from_millis(500));
         // The far host's link: the router knows, the far host knows, we do not.
@@ -232,15 +284,11 @@ fn a_path_that_swallows_large_packets() {
     for (name, family, args, mtu) in [SORTS[0], SORTS[2]] {
         eprintln!("{name}");
         let under = Underlay::routed(&format!("hole-{name}"));
-        let two = Two::new(under, family, &[args, &["--bfd"]].concat());
-        let a = tunnel::container(&two.one, "a");
-        let b = tunnel::container(&two.two, "b");
+        let (two, a, b) = Two::with_containers(under, family, &[args, &["--bfd"]].concat(), mtu);
         // Only what a wire carries: a superframe is not longer than a packet of it.
         for lab in [&two.one, &two.two] {
             lab.ns.sh("ethtool -K u0 tx off tso off gso off tx-udp-segmentation off");
         }
-        tunnel::await_mtu(&two.one, &a, mtu);
-        ping::assert_reaches(&a.ns, b.v4);
         two.under.ns.sh("nft add table inet hole");
         two.under.ns.sh("nft add chain inet hole forward { type filter hook forward priority 0 ; }");
         two.under.ns.sh("nft add rule inet hole forward meta length > 1400 counter drop");
@@ -254,6 +302,67 @@ fn a_path_that_swallows_large_packets() {
         assert_tcp(&b.ns, &a.ns, a.v6, 10 * MIB);
         two.conserved();
     }
+}
+
+/// Where we may not set an MTU we say so, and tell the sender; a gateway's follows, and an adopted TAP's.
+#[test]
+fn what_else_is_on_the_bridge_follows_or_is_told() {
+    let args = ["--type", "vxlan", "--vni", "77"];
+    let two = Two::new(Underlay::switched("else"), Family::V4, &args);
+    let b = tunnel::container(&two.two, "b");
+    let why = |lab: &Lab, what: &[&str]| {
+        let shown = lab.json(what);
+        (shown["mtu"].clone(), shown["mtu-why"].as_str().unwrap_or_default().to_owned())
+    };
+    // A veth, whose other end is its owner's.
+    let v = two.one.container_with(Kind::Afpacket, "v", &Opts::default());
+    ping::assert_reaches(&v.ns, b.v4);
+    let told = "tunnel tun carries 1450: what is larger is answered with too-big errors";
+    assert_eq!(why(&two.one, &["port", "show", "v"]), (1500.into(), told.to_owned()));
+    let said = ping_whole(&v.ns, b.v4, 1500);
+    assert!(said.contains("mtu = 1450"), "{said}");
+    let said = ping_whole(&v.ns, b.v6, 1500);
+    assert!(said.contains("mtu=1450"), "{said}");
+    assert_tcp(&v.ns, &b.ns, b.v4, 10 * MIB);
+    // One that insists.
+    let _s = stubborn(&two.one, "s", 1500);
+    assert_eq!(why(&two.one, &["port", "show", "s"]), (1500.into(), told.to_owned()));
+    // A TAP of somebody else's: lowered, and given back.
+    two.one.ns.sh("ip tuntap add dev old mode tap vnet_hdr");
+    two.one.ns.sh("ip link set old mtu 1600 up");
+    let adopt = ["port", "add", "br0", "old", "--type", "tap", "--ifname", "old", "--adopt"];
+    two.one.ok(&adopt);
+    let is = |mtu: &str| eventually(Duration::from_secs(5), || link_mtu(&two.one.ns, "old") == mtu);
+    assert!(is("1450"));
+    assert_eq!(why(&two.one, &["port", "show", "old"]), (1450.into(), "what tunnel tun carries".to_owned()));
+    two.one.ok(&["port", "del", "old"]);
+    assert!(is("1600"));
+    two.one.ok(&adopt);
+    assert!(is("1450"));
+    // A gateway: from behind it, too.
+    two.one.ok(&["gateway", "add", "br0", "--address", "10.7.255.254/16"]);
+    assert_eq!(
+        why(&two.one, &["gateway", "show", "br0"]),
+        (1450.into(), "what tunnel tun carries".to_owned())
+    );
+    for lab in [&two.one, &two.two] {
+        lab.ns.sh("ip link set u0 mtu 1400");
+    }
+    tunnel::await_mtu(&two.two, &b, 1350);
+    let follows =
+        || why(&two.one, &["gateway", "show", "br0"]).0 == 1350 && link_mtu(&two.one.ns, "old") == "1350";
+    assert!(eventually(Duration::from_secs(5), follows), "{:#}", two.one.json(&["gateway", "show", "br0"]));
+    // Without the tunnel all is as it was.
+    two.one.ok(&["port", "del", "tun"]);
+    assert!(is("1600"));
+    assert_eq!(why(&two.one, &["gateway", "show", "br0"]), (1500.into(), String::new()));
+    two.two.assert_conserved();
+}
+
+fn link_mtu(ns: &Netns, name: &str) -> String {
+    let link: serde_json::Value =
+        serde_json::from_str(&ns.sh(&format!("ip -j link show dev {name}"))).expect("ip -j");
+    link[0]["mtu"].to_string()
 }
 
 /// An MTU by command: more than fits is fragmented outside.

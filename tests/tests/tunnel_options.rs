@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use trunkline_tests::capture::{Capture, Captured, Direction};
 use trunkline_tests::frame::{self, BROADCAST, experiment, mac, mac_text};
 use trunkline_tests::ping::{self, Pinger};
@@ -231,6 +232,12 @@ fn head_end_replication() {
         let c: Vec<_> = labs.iter().map(|lab| tunnel::container(lab, "c")).collect();
         let all = (0..4).flat_map(|i| (i + 1..4).map(move |j| (i, j)));
         all.for_each(|(i, j)| ping::assert_reaches(&c[i].ns, c[j].v4));
+        for (far, n) in c.iter().zip(1..).skip(1) {
+            let rows = labs[0].fdb("br0");
+            let row = rows.iter().find(|row| row["mac"] == mac_text(far.mac)).expect("learned");
+            let expected = if learn { json!(under.v4(n)) } else { Value::Null };
+            assert_eq!(row["remote"], expected, "the remote that it is behind: {row:#}");
+        }
         let captures: Vec<Capture> =
             c.iter().map(|c| Capture::start(&c.ns, "eth0", Direction::In, "")).collect();
         let outer = Capture::start(&labs[0].ns, "u0", Direction::Both, "udp dst port 4789");
@@ -428,7 +435,16 @@ fn changed_while_it_runs() {
     ping::assert_reaches(&a.ns, b.v4);
     ping::assert_reaches(&a.ns, c.v4);
     let pinger = Pinger::start(&a.ns, c.v4, 0.01);
+    let sent = |lab: &Lab| {
+        let stats = lab.stats();
+        let mut rows = stats.as_array().expect("array").iter();
+        rows.find(|row| row["name"] == "tun").and_then(|row| row["tx-packets"].as_u64()).expect("a counter")
+    };
+    let before = sent(&one);
+    assert!(before > 0 && one.fdb_port("br0", b.mac).as_deref() == Some("tun"));
     one.ok(&["port", "set", "tun", "--vni", "78"]);
+    assert!(sent(&one) >= before, "its counters go on");
+    assert_eq!(one.fdb_port("br0", b.mac), None, "who was there may not be here");
     ping::assert_isolated(&a.ns, b.v4);
     assert!(tunnel::drops(&two, "wrong-vni") > 0);
     two.ok(&["port", "set", "tun", "--vni", "78"]);
@@ -441,7 +457,9 @@ fn changed_while_it_runs() {
     assert!(tunnel::drops(&one, "unknown-remote") > 0);
     one.ok(&["port", "set", "tun", "--remote", &under.v4(2)]);
     ping::assert_reaches(&a.ns, b.v4);
+    assert!(sent(&one) > before, "its counters go on");
     let pings = pinger.stop();
+    one.assert_conserved();
     assert!(pings.lost() == 0 && pings.duplicates == 0, "the tunnel beside it noticed: {pings:?}");
     three.assert_conserved();
 }
@@ -457,11 +475,34 @@ fn liveness_of_one_tunnel() {
         trunkline_tests::eventually(Duration::from_secs(10), || liveness(lab) == what)
     };
     assert!(is(&one, "up") && is(&two, "up"), "{:#}", one.json(&["port", "show", "tun"]));
+    // Changes reach the running session: it goes on, and both ends keep to them.
+    let since = |lab: &Lab| lab.json(&["port", "show", "tun"])["peers"][0]["since"].as_u64().expect("since");
+    std::thread::sleep(Duration::from_secs(2));
+    for interval in ["50", "1000", "20"] {
+        one.ok(&["port", "set", "tun", "--bfd-interval", interval, "--bfd-multiplier", "50"]);
+        two.ok(&["port", "set", "tun", "--bfd-interval", interval, "--bfd-multiplier", "50"]);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!((liveness(&one), liveness(&two)), ("up".into(), "up".into()), "at {interval} ms");
+    }
+    assert!(since(&one) >= 3 && since(&two) >= 3, "the session went down");
+    let sees = |filter: &str| {
+        let seen = Capture::start(&one.ns, "u0", Direction::In, filter);
+        std::thread::sleep(Duration::from_secs(2));
+        seen.stop().frames.len()
+    };
+    // Of 100 in 2 s, less the jitter's, with room for a busy machine.
+    assert!(sees("udp port 6081") > 50);
     under.set_link(2, false);
+    // 50 times 20 ms.
     assert!(is(&one, "down"));
     assert_eq!(one.fdb_port("br0", b.mac), None);
     under.set_link(2, true);
     assert!(is(&one, "up"));
     ping::assert_reaches(&a.ns, b.v4);
+    // Seldom enough for the counters of a moment to agree.
+    for lab in [&one, &two] {
+        lab.ok(&["port", "set", "tun", "--bfd-interval", "10000"]);
+    }
+    std::thread::sleep(Duration::from_millis(500));
     one.assert_conserved();
 }

@@ -204,8 +204,12 @@ impl TxState {
     }
 }
 
-/// How many packets in a row may be out of sequence before the sender is taken to have started anew.
+/// How many packets in a row may be out of sequence before the sender is taken to have started anew; the same
+/// for those that are further behind than any network holds packets back: a sender that was restarted and has
+/// little to say must not be unheard for long.
 const RESTART: u32 = 64;
+const RESTART_FAR: u32 = 4;
+const FAR: u32 = 1 << 16;
 
 /// The receiving side of GRE sequence numbers (RFC 2890 §2.2). Packets that overtook others are not put back
 /// in order: the late ones are dropped, as by the kernel.
@@ -225,15 +229,17 @@ impl RxSequence {
     }
 
     /// Takes a sequence number. One in the range of the last accepted and the 2^31-1 before it is out of
-    /// sequence. The RFC knows no restart of the sender; here 64 such packets in a row are one,
-    /// or the tunnel would be deaf until the numbers catch up.
+    /// sequence. The RFC knows no restart of the sender; here 64 such packets in a row are one, or four that are
+    /// 65,536 and more behind, or the tunnel would be deaf until the numbers catch up.
     ///
     /// # Errors
     /// [`DropReason::GreSequence`].
     pub fn accept(&self, sequence: u32) -> Result<(), DropReason> {
         let step = |state: u64| {
             let (last, late) = ((state >> 32) as u32, state as u32);
-            if last.wrapping_sub(sequence) >= 1 << 31 || late + 1 >= RESTART {
+            let behind = last.wrapping_sub(sequence);
+            let most = if behind >= FAR { RESTART_FAR } else { RESTART };
+            if behind >= 1 << 31 || late + 1 >= most {
                 (RxSequence::pack(sequence, 0), true)
             } else {
                 (RxSequence::pack(last, late + 1), false)
@@ -277,11 +283,13 @@ mod tests {
 
     #[test]
     fn a_sender_that_starts_anew_is_heard_again() {
-        let rx = RxSequence::default();
-        rx.accept(1_000_000).unwrap();
-        let first = (0..1000).find(|&n| rx.accept(n).is_ok());
-        assert_eq!(first, Some(RESTART - 1));
-        assert!(rx.accept(RESTART).is_ok());
+        for (before, most) in [(1_000_000, RESTART_FAR), (50_000, RESTART)] {
+            let rx = RxSequence::default();
+            rx.accept(before).unwrap();
+            let first = (0..1000).find(|&n| rx.accept(n).is_ok());
+            assert_eq!(first, Some(most - 1));
+            assert!(rx.accept(most).is_ok());
+        }
     }
 
     #[test]

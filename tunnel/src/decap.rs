@@ -103,7 +103,7 @@ pub fn decap_all(
         // A lone datagram, whose metadata (if any) is the inner frame's.
         return take(packet, Ok(()), pool);
     }
-    if let Some((found, skip)) = found_by_first(&packet, &opened.outer, tunnels)
+    if let Some((found, skip)) = found_by_first(&mut packet, &opened.outer, tunnels)
         && merge_train(&mut packet, size, skip, found.tunnel.endpoint().inner_mtu)
     {
         return take(packet, Ok(()), pool);
@@ -124,7 +124,11 @@ pub fn decap_all(
 
 /// The tunnel of a train's first datagram, and the length of its tunnel header.
 #[inline]
-fn found_by_first<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Option<(Match<'a>, usize)> {
+fn found_by_first<'a>(
+    packet: &mut Packet,
+    outer: &Outer,
+    tunnels: &'a Tunnels,
+) -> Option<(Match<'a>, usize)> {
     let (found, len, _) =
         if outer.proto == proto::UDP { udp(packet, outer, tunnels).ok()? } else { return None };
     Some((found, len))
@@ -133,7 +137,7 @@ fn found_by_first<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> O
 type Parsed<'a> = (Match<'a>, usize, Option<GreHeader>);
 
 #[inline]
-fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
+fn udp<'a>(packet: &mut Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
     let head = packet.head();
     match tunnels.kind_of_port(outer.dst_port) {
         Some(Kind::Vxlan) => {
@@ -143,23 +147,29 @@ fn udp<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parse
         Some(Kind::Geneve) => {
             let (header, len) = GeneveHeader::parse(head)?;
             let found = tunnels.udp(Kind::Geneve, outer, header.vni)?;
-            if header.control {
-                return Err(DropReason::GeneveControl);
-            }
-            if header.protocol != TEB {
-                return Err(DropReason::TunnelNotEthernet);
-            }
-            header.check_options()?;
-            Ok((found, len, None))
+            let checked = match (header.control, header.protocol) {
+                (true, _) => Err(DropReason::GeneveControl),
+                (false, TEB) => header.check_options(),
+                _ => Err(DropReason::TunnelNotEthernet),
+            };
+            // Whose it is, is known now, also if it is refused.
+            packet.meta_mut().in_port = found.tunnel.endpoint().port;
+            checked.map(|_| (found, len, None))
         }
         _ => Err(DropReason::NotTunnel),
     }
 }
 
 #[inline]
-fn gre_header<'a>(packet: &Packet, outer: &Outer, tunnels: &'a Tunnels) -> Result<Parsed<'a>, DropReason> {
+fn gre_header<'a>(
+    packet: &mut Packet,
+    outer: &Outer,
+    tunnels: &'a Tunnels,
+) -> Result<Parsed<'a>, DropReason> {
     let (header, len) = GreHeader::parse(packet.head())?;
     let found = tunnels.gre(outer, header.key)?;
+    // Whose it is, is known now, also if it is refused.
+    packet.meta_mut().in_port = found.tunnel.endpoint().port;
     if header.protocol != TEB {
         return Err(DropReason::TunnelNotEthernet);
     }

@@ -92,7 +92,7 @@ fn show(gateway: &GatewayStatus) -> String {
         ("reason", gateway.reason.clone()),
         ("addresses", joined(&spec.addresses)),
         ("mac", spec.mac.clone().unwrap_or_default()),
-        ("mtu", spec.mtu.unwrap_or(1500).to_string()),
+        ("mtu", topology::mtu(gateway.mtu, &gateway.mtu_why)),
         ("icc", if spec.icc { String::new() } else { "false: hosts reach only the gateway".into() }),
         ("private", if spec.private { "true: not routed to other bridges".into() } else { String::new() }),
         ("dhcp", spec.dhcp_range.map_or_else(String::new, |r| r.to_string())),
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn status(spec: Value) -> GatewayStatus {
-        let status = json!({ "name": "br0.10", "bridge": "br0", "vlan": 10, "state": "up", "leases": 2, "spec": spec });
+        let status = json!({ "name": "br0.10", "bridge": "br0", "vlan": 10, "state": "up", "mtu": 1500, "leases": 2, "spec": spec });
         serde_json::from_value(status).unwrap()
     }
 

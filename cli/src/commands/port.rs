@@ -106,7 +106,7 @@ fn show(port: &PortStatus, stats: &PortStats) -> String {
         ("follows", follows(spec)),
         ("vlan", topology::vlan(spec)),
         ("mac", port.mac.clone().unwrap_or_default()),
-        ("mtu", mtu(port)),
+        ("mtu", topology::mtu(port.mtu, &port.mtu_why)),
         ("addresses", topology::addresses(spec)),
     ];
     if let PortKind::Tap(TapSpec { link, .. })
@@ -139,14 +139,6 @@ fn follows(spec: &PortSpec) -> String {
         }
         PortKind::Tap(TapSpec { follow: Some(follow), .. }) => follow.to_string(),
         _ => String::new(),
-    }
-}
-
-fn mtu(port: &PortStatus) -> String {
-    match (port.mtu, port.mtu_why.as_str()) {
-        (0, _) => String::new(),
-        (mtu, "") => mtu.to_string(),
-        (mtu, why) => format!("{mtu}, {why}"),
     }
 }
 

@@ -237,6 +237,15 @@ pub(super) fn addresses(spec: &PortSpec) -> String {
     addresses_of(spec).join(" ")
 }
 
+/// An MTU, if there is one, and why it is that.
+pub(super) fn mtu(mtu: u32, why: &str) -> String {
+    match (mtu, why) {
+        (0, _) => String::new(),
+        (mtu, "") => mtu.to_string(),
+        (mtu, why) => format!("{mtu}, {why}"),
+    }
+}
+
 #[cfg(test)]
 pub(super) mod samples {
     use trunkline_control::model::PortStats;

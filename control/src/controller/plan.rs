@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::Desired;
-use crate::reconcile::{needs_new_interface, same_l3};
+use crate::model::{Desired, PortSpec};
+use crate::reconcile::{in_the_way, needs_new_interface, same_l3, takes_other_packets};
 
 /// What an edit takes. Steps are carried out in the order of the fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,11 +31,20 @@ impl Plan {
         let mut plan = Plan::default();
         // Bridges on which a port appears or gets another identity in the engine.
         let mut touched = BTreeSet::new();
+        let moved: Vec<(&String, &PortSpec)> = old
+            .ports
+            .iter()
+            .filter(|(name, before)| new.ports.get(*name).is_some_and(|s| takes_other_packets(before, s)))
+            .collect();
+        let blocked = |name: &String, spec: &PortSpec| {
+            moved.iter().any(|(n, _)| *n == name)
+                && moved.iter().any(|(n, before)| *n != name && in_the_way(spec, before))
+        };
         for (name, spec) in &new.ports {
             match old.ports.get(name) {
                 None => plan.add_ports.push(name.clone()),
                 Some(before) if before == spec => continue,
-                Some(before) if needs_new_interface(name, before, spec) => {
+                Some(before) if needs_new_interface(name, before, spec) || blocked(name, spec) => {
                     plan.park_ports.push(name.clone());
                     plan.add_ports.push(name.clone());
                 }

@@ -367,6 +367,12 @@ pub struct GatewayStatus {
     /// Why it is down; empty when up.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Longest packet into the bridge, bytes.
+    #[serde(default)]
+    pub mtu: u32,
+    /// Why it is that, where it is not as given.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mtu_why: String,
     /// DHCP leases that hold.
     #[serde(default)]
     pub leases: u64,

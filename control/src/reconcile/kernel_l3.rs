@@ -12,6 +12,7 @@ use super::ct;
 use super::l3::{L3World, same_l3};
 use super::l3config::{Down, Numbers, build, explain_refusal};
 use super::leases::Leases;
+use super::tap::DEFAULT_MTU;
 use super::uplinks::{Opened, Published, Uplink, UplinkDevice};
 use super::world::{KernelWorld, draw_mac};
 use crate::model::l3::{
@@ -32,6 +33,8 @@ const NO_MTU: u32 = 65535;
 pub(super) struct L3State {
     /// As realised.
     pub(super) desired: Desired,
+    /// What the tunnels of bridges carry, where that is less than without.
+    pub(super) bridge_mtus: BTreeMap<String, u32>,
     /// Ports of gateways.
     pub(super) gateways: BTreeMap<String, PortId>,
     /// Uplinks that work.
@@ -71,6 +74,11 @@ impl L3State {
     fn is_cut_off(&self, spec: &PortSpec) -> bool {
         let mut closed = self.desired.gateways.iter().filter(|(_, g)| !g.icc);
         closed.any(|(name, _)| gateway_place(&self.desired, name) == (spec.bridge.as_str(), spec.vlan))
+    }
+
+    /// The MTU of gateways for which none is given, on this bridge.
+    pub(super) fn bridge_mtu(&self, bridge: &str) -> u32 {
+        self.bridge_mtus.get(bridge).copied().unwrap_or(DEFAULT_MTU)
     }
 
     /// Whether an uplink is desired as it was.
@@ -253,7 +261,7 @@ impl KernelWorld {
     }
 
     /// The engine is told again: an uplink came, went, or is another one now.
-    fn renew_l3(&mut self) {
+    pub(super) fn renew_l3(&mut self) {
         let desired = self.l3.desired.clone();
         let mut numbers = self.l3.numbers.clone();
         let done = build(&self.l3, &mut numbers, &desired, None).and_then(|(config, down)| {

@@ -3,6 +3,7 @@
 //! It is realised as a whole from what is desired: [`L3World::set_l3`] makes the difference to what is
 //! there, or leaves everything as it was. To undo an edit is to set what was desired before.
 
+use super::tap::DEFAULT_MTU;
 use super::uplinks::Published;
 use crate::model::l3::{
     CtCount, CtFilter, CtRow, GatewayStatus, LeaseRow, NatKind, NatStatus, NeighbourRow, RouteOrigin,
@@ -81,6 +82,8 @@ pub(crate) fn plain_gateways(desired: &Desired) -> Vec<GatewayStatus> {
             vlan,
             state: PortState::Up,
             reason: String::new(),
+            mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
+            mtu_why: String::new(),
             leases: 0,
         }
     };

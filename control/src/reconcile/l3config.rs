@@ -28,9 +28,6 @@ use crate::{Error, Result};
 pub(super) const DEFAULT_LIMIT: u32 = 262_144;
 /// How long a DHCP lease lasts when nothing is given, seconds.
 const DEFAULT_LEASE: u32 = 3600;
-/// Largest packet into a bridge when nothing is given, bytes.
-const DEFAULT_MTU: u32 = 1500;
-
 /// What cannot be realised at the moment, and why.
 #[derive(Default)]
 pub(super) struct Down {
@@ -112,7 +109,7 @@ pub(super) fn build(
             port: *port,
             mac: mac(spec.mac.as_deref())?,
             addresses: spec.addresses.clone(),
-            mtu: clamp(spec.mtu.unwrap_or(DEFAULT_MTU)),
+            mtu: clamp(spec.mtu.unwrap_or_else(|| state.bridge_mtu(bridge))),
             zone: numbers.zone(bridge),
             open: !spec.private,
             isolated: !spec.icc,

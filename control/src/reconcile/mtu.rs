@@ -1,8 +1,12 @@
-//! The MTU of TAPs whose bridge has tunnels: what the narrowest tunnel carries, so that nothing a container
-//! sends is too large for it.
+//! The MTU of TAPs and gateways whose bridge has tunnels: what the narrowest tunnel carries, so that nothing a
+//! container sends, or is sent by way of a gateway, is too large for it.
+
+use std::collections::BTreeMap;
 
 use super::tap::DEFAULT_MTU;
 use super::world::{Device, KernelWorld};
+use crate::model::l3::GatewaySpec;
+use crate::validate::gateway_place;
 
 impl KernelWorld {
     /// The MTU of interfaces on a bridge for which none is given, and the tunnel that makes it so. It is never
@@ -23,9 +27,10 @@ impl KernelWorld {
         }
     }
 
-    /// Gives the TAPs the MTU that their bridge's tunnels take now. What changed is told by the next
+    /// Gives TAPs and gateways the MTU that their bridge's tunnels take now. What changed is told by the next
     /// [`super::World::check`].
     pub(super) fn follow_mtus(&mut self) {
+        self.gateways_follow_mtus();
         let taps = self.ports.iter().filter(|(_, p)| matches!(p.device, Some(Device::Tap(_))));
         let wanted: Vec<_> =
             taps.map(|(name, port)| (name.clone(), self.bridge_mtu(&port.spec.bridge).0)).collect();
@@ -36,7 +41,7 @@ impl KernelWorld {
                 Ok(false) => {}
                 Ok(true) => {
                     if let Ok(config) = self.l3.role(&port.spec) {
-                        self.engine.update_port(port.id, config, mtu);
+                        self.engine.update_port(port.id, config, tap.mtu);
                     }
                     self.news.insert(name);
                 }
@@ -45,6 +50,23 @@ impl KernelWorld {
                     tracing::warn!(port = name, %error, "the MTU does not follow that of the tunnels")
                 }
             }
+        }
+    }
+
+    fn gateways_follow_mtus(&mut self) {
+        let narrow = |bridge: &String| match self.bridge_mtu(bridge) {
+            (mtu, Some(_)) => Some((bridge.clone(), mtu)),
+            _ => None,
+        };
+        let mtus: BTreeMap<String, u32> = self.bridges.keys().filter_map(narrow).collect();
+        let before = std::mem::replace(&mut self.l3.bridge_mtus, mtus);
+        let desired = &self.l3.desired;
+        let follows = |(name, spec): (&String, &GatewaySpec)| {
+            let (bridge, _) = gateway_place(desired, name);
+            spec.mtu.is_none() && before.get(bridge) != self.l3.bridge_mtus.get(bridge)
+        };
+        if desired.gateways.iter().any(follows) {
+            self.renew_l3();
         }
     }
 }

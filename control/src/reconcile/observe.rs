@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use trunkline_engine::PortCounters;
 use trunkline_packet::DropReason;
 
+use super::tap::mtu_is_given;
 use super::world::{Device, KernelWorld, Port};
 use crate::model::{FdbCounters, FdbRow, PortSpec, PortState, PortStats, PortStatus};
 use crate::validate::vlan_mode;
@@ -54,11 +55,21 @@ impl KernelWorld {
     fn mtu_why(&self, port: &Port) -> String {
         match &port.device {
             Some(Device::Tunnel(tunnel)) => tunnel.why.clone(),
-            Some(Device::Tap(tap)) if tap.mtu == tap.default_mtu && !tap.place.adopt => {
-                match self.bridge_mtu(&port.spec.bridge) {
-                    (mtu, Some(name)) if mtu == tap.mtu => format!("what tunnel {name} carries"),
-                    _ => String::new(),
-                }
+            Some(Device::Tap(tap)) => {
+                self.mtu_of_tunnels(&port.spec.bridge, tap.mtu, mtu_is_given(&port.spec))
+            }
+            // What the other end of it has, only its owner can say.
+            Some(Device::Adopted(adopted)) => self.mtu_of_tunnels(&port.spec.bridge, adopted.mtu, true),
+            _ => String::new(),
+        }
+    }
+
+    /// What the tunnels of a bridge have to do with an MTU there, `given` by somebody or else theirs.
+    pub(super) fn mtu_of_tunnels(&self, bridge: &str, mtu: u32, given: bool) -> String {
+        match self.bridge_mtu(bridge) {
+            (least, Some(name)) if least == mtu && !given => format!("what tunnel {name} carries"),
+            (least, Some(name)) if least < mtu => {
+                format!("tunnel {name} carries {least}: what is larger is answered with too-big errors")
             }
             _ => String::new(),
         }
@@ -70,6 +81,10 @@ impl KernelWorld {
         let statics = self.statics.get(bridge).map_or(&[][..], Vec::as_slice);
         let remotes: HashMap<_, _> =
             statics.iter().filter_map(|e| Some(((e.vlan, e.mac.as_str()), e.remote?))).collect();
+        let learned = |e: &trunkline_switch::FdbEntry| match e.is_static {
+            true => remotes.get(&(e.vid.get(), e.mac.to_string().as_str())).copied(),
+            false => self.engine.tunnel_remote(e.port, e.vid, e.mac),
+        };
         let gateways = self.l3.gateways.iter().map(|(name, id)| (*id, format!("gateway/{name}")));
         let ports = self.ports.iter().map(|(name, p)| (p.id, name.clone()));
         let names: HashMap<_, _> = ports.chain(gateways).collect();
@@ -77,11 +92,10 @@ impl KernelWorld {
         entries.sort_by_key(|e| (e.vid.get(), e.mac.0));
         // A port that is being removed has no name any more.
         let row = |e: trunkline_switch::FdbEntry| {
-            let mac = e.mac.to_string();
             Some(FdbRow {
                 vlan: e.vid.get(),
-                remote: remotes.get(&(e.vid.get(), mac.as_str())).copied().filter(|_| e.is_static),
-                mac,
+                remote: learned(&e),
+                mac: e.mac.to_string(),
                 port: (*names.get(&e.port)?).clone(),
                 age: (!e.is_static).then_some(e.age),
                 is_static: e.is_static,

@@ -28,6 +28,9 @@ impl KernelWorld {
         let bound: HashMap<_, _> = self.engine.leases().into_iter().collect();
         let mut all = plain_gateways(desired);
         for status in &mut all {
+            let given = status.spec.mtu.is_some();
+            let mtu = if given { status.mtu } else { self.l3.bridge_mtu(&status.bridge) };
+            (status.mtu, status.mtu_why) = (mtu, self.mtu_of_tunnels(&status.bridge, mtu, given));
             match self.l3.gateways.get(&status.name) {
                 None => {
                     status.state = PortState::Down;

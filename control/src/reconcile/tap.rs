@@ -152,6 +152,8 @@ pub(super) struct TapDevice {
     pub(super) mtu: u32,
     /// What `mtu` is when none is given.
     pub(super) default_mtu: u32,
+    /// What it was when this daemon first saw the interface.
+    own_mtu: u32,
     /// Renamed to make room for another port's; to be undone if that edit fails.
     pub(super) aside: bool,
     /// What an adopted interface was like, and what was made of it.
@@ -190,8 +192,8 @@ impl TapDevice {
         };
         let (link, before) = session(netns.as_ref(), set_up)?;
         let found = place.adopt.then(|| Box::new((before, wanted)));
-        let (place, default_mtu) = (place.clone(), wish.default_mtu);
-        Ok(TapDevice { tap, place, mac: link.mac, mtu: link.mtu, default_mtu, aside: false, found })
+        let (place, default_mtu, mtu) = (place.clone(), wish.default_mtu, link.mtu);
+        Ok(TapDevice { tap, place, mac: link.mac, mtu, default_mtu, own_mtu: mtu, aside: false, found })
     }
 
     /// Goes on with descriptors that the keeper held. What somebody took away from the interface meanwhile
@@ -217,6 +219,7 @@ impl TapDevice {
             mac: link.mac,
             mtu: link.mtu,
             default_mtu: wish.default_mtu,
+            own_mtu: link.mtu,
             aside: false,
             found: None,
         })
@@ -250,17 +253,38 @@ impl TapDevice {
 
     /// Changes the MTU that it has when none is given; true when that is the case and the MTU changed.
     pub(super) fn set_default_mtu(&mut self, spec: &PortSpec, mtu: u32) -> Result<bool> {
-        let given = Wish::of("", spec).is_none_or(|wish| wish.link.mtu.is_some());
-        if self.default_mtu == mtu || self.aside || !self.is_alive() {
+        let given = mtu_is_given(spec);
+        // An adopted one keeps its own where no tunnel takes less.
+        let wanted = match self.place.adopt {
+            true if mtu >= DEFAULT_MTU => self.own_mtu,
+            true => mtu.min(self.own_mtu),
+            false => mtu,
+        };
+        let same = self.default_mtu == mtu && (given || self.mtu == wanted || !self.place.adopt);
+        if same || self.aside || !self.is_alive() {
             return Ok(false);
         }
-        if !given && !self.place.adopt {
-            let name = self.name_now()?;
-            session(Some(&self.netns()?), |s| s.set_mtu(&s.expect_link(&name)?, mtu))?;
-            self.mtu = mtu;
+        if !given {
+            self.set_mtu(wanted)?;
         }
         self.default_mtu = mtu;
-        Ok(!given && !self.place.adopt)
+        Ok(!given)
+    }
+
+    fn set_mtu(&mut self, mtu: u32) -> Result<()> {
+        let name = self.name_now()?;
+        session(Some(&self.netns()?), |s| s.set_mtu(&s.expect_link(&name)?, mtu))?;
+        self.mtu = mtu;
+        Ok(())
+    }
+
+    /// The port goes: an adopted interface gets its own MTU back, if tunnels had lowered it.
+    pub(super) fn let_go(&mut self, spec: &PortSpec) -> Result<()> {
+        let given = mtu_is_given(spec);
+        if !self.place.adopt || given || self.mtu == self.own_mtu || !self.is_alive() {
+            return Ok(());
+        }
+        self.set_mtu(self.own_mtu)
     }
 
     fn set_offload(&mut self, offload: bool) -> Result<()> {
@@ -344,6 +368,11 @@ impl TapDevice {
         self.aside = false;
         Ok(())
     }
+}
+
+/// Whether the MTU of a TAP is its user's to say.
+pub(super) fn mtu_is_given(spec: &PortSpec) -> bool {
+    Wish::of("", spec).is_none_or(|wish| wish.link.mtu.is_some())
 }
 
 /// Why a wished-for interface that was there is not any more.

@@ -25,7 +25,9 @@ pub(super) struct Tunnel {
     carrier: Option<Underlay>,
     /// The way to each remote, and to the group.
     paths: Vec<(IpAddr, io::Result<Path>)>,
-    /// The inner MTU: the least that any remote's path takes.
+    /// What the path to the remote takes that takes least, bytes of outer IP.
+    outer: u16,
+    /// The inner MTU: what fits there.
     pub(super) inner: InnerMtu,
     /// Why it is that.
     pub(super) why: String,
@@ -46,7 +48,7 @@ impl Tunnel {
         let endpoint = endpoint(PortId::NONE, kind, t, spec)?;
         let overheads = overheads(&endpoint)?;
         let configured = t.mtu.and_then(|mtu| u16::try_from(mtu).ok());
-        let mut least: Option<(InnerMtu, String)> = None;
+        let mut least: Option<(u16, InnerMtu, String)> = None;
         let mut paths = Vec::new();
         for (remote, overhead) in overheads {
             let found = match (&t.group_interface, by) {
@@ -59,22 +61,26 @@ impl Tunnel {
             if let Ok(path) = &found {
                 let mtu = u16::try_from(path.mtu).unwrap_or(u16::MAX);
                 let inner = inner_mtu(mtu, overhead, true, configured);
-                if least.as_ref().is_none_or(|(least, _)| inner.mtu < least.mtu) {
-                    least = Some((inner, why(inner.why, remote, path.mtu, overhead)));
+                let narrower = |(outer, least, _): &(u16, InnerMtu, String)| {
+                    (inner.mtu, !inner.fragment, mtu) < (least.mtu, !least.fragment, *outer)
+                };
+                if least.as_ref().is_none_or(narrower) {
+                    least = Some((mtu, inner, why(inner.why, remote, path.mtu, overhead)));
                 }
             }
             paths.push((remote, found));
         }
-        let (inner, why) = match (least, before) {
+        let (outer, inner, why) = match (least, before) {
             (Some(found), _) => found,
-            (None, Some(before)) => (before.inner, before.why.clone()),
+            (None, Some(before)) => (before.outer, before.inner, before.why.clone()),
             (None, None) => {
                 let overhead = overheads_most(&endpoint)?;
                 let inner = inner_mtu(DEFAULT_MTU as u16, overhead, true, configured);
-                (inner, format!("the path is not known; as if it took {DEFAULT_MTU}"))
+                let why = format!("the path is not known; as if it took {DEFAULT_MTU}");
+                (DEFAULT_MTU as u16, inner, why)
             }
         };
-        Ok(Tunnel { carrier: by.carrier(), paths, inner, why })
+        Ok(Tunnel { carrier: by.carrier(), paths, outer, inner, why })
     }
 
     /// Why no frames pass, if none do: there is no way to any remote, or none of them lives.
@@ -239,7 +245,7 @@ impl KernelWorld {
             learn_remotes: t.learn_remotes,
             static_remotes: static_remotes(name, statics),
             group_interface: t.group_interface.clone(),
-            fragment: tunnel.inner.fragment,
+            fragment: tunnel.inner.fragment.then_some(tunnel.outer),
         };
         self.engine.set_tunnel(id, config).map_err(refused)
     }
@@ -292,7 +298,8 @@ impl KernelWorld {
         let peers = self.engine.tunnel_peers(*id);
         let Ok(now) = Tunnel::look(spec, kind, &self.by(kind.1), Some(before), &peers) else { return false };
         let trouble = now.trouble(&peers);
-        if (now.inner.mtu, now.inner.fragment) != (before.inner.mtu, before.inner.fragment) {
+        let in_force = |t: &Tunnel| (t.inner.mtu, t.inner.fragment.then_some(t.outer));
+        if in_force(&now) != in_force(before) {
             tracing::info!(
                 port = name,
                 mtu = now.inner.mtu,

@@ -416,8 +416,13 @@ impl World for KernelWorld {
     fn commit(&mut self) {
         self.away.retain(|name, _| self.ports.contains_key(name));
         self.commit_l3();
-        for (name, port) in std::mem::take(&mut self.parked) {
+        for (name, mut port) in std::mem::take(&mut self.parked) {
             self.engine.remove_port(port.id);
+            if let Some(Device::Tap(tap)) = &mut port.device
+                && let Err(error) = tap.let_go(&port.spec)
+            {
+                tracing::warn!(port = name, %error, "the interface keeps the MTU of the tunnels");
+            }
             // One made anew under the same name replaces it there.
             if !self.unkept.contains(&name) {
                 self.forget_kept(&name);

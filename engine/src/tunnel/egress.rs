@@ -337,7 +337,9 @@ impl<'a> Encapsulate<'a> {
                     self.pool.put(frame);
                     return Err(DropReason::Mtu);
                 }
-                fragment(frame, uplink.mtu, state, self.pool, &mut s.datagrams).map(|_| ())
+                // A router on the path may not fragment, or say nothing: IPv6's never do. A probe goes whole.
+                let path = self.view.fragment.filter(|_| !to.df).unwrap_or(uplink.mtu);
+                fragment(frame, path.min(uplink.mtu), state, self.pool, &mut s.datagrams).map(|_| ())
             })
         });
         match sent {

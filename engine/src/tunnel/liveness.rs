@@ -259,6 +259,7 @@ impl Keeper {
             let key = (port, peer.remote);
             if let Some(entry) = self.sessions.get_mut(&key) {
                 entry.session.set_intervals(min_tx, min_rx);
+                entry.session.set_multiplier(options.multiplier);
                 continue;
             }
             self.made += 1;

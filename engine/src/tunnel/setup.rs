@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use trunkline_packet::PortId;
+use trunkline_packet::{MacAddr, PortId, VlanId};
 use trunkline_ports::link;
 use trunkline_tunnel::{Endpoint, TableError, Tunnels};
 
@@ -27,8 +27,9 @@ pub(crate) struct TunnelState {
 }
 
 impl Engine {
-    /// Makes a port without descriptors a tunnel's, or changes its tunnel while it runs: sequence numbers,
-    /// liveness sessions of remotes that stay, counters and all other tunnels go on. Opens and closes sockets
+    /// Makes a port without descriptors a tunnel's, or changes its tunnel while it runs: counters, liveness
+    /// sessions of remotes that stay and all other tunnels go on, and so do sequence numbers and learned
+    /// addresses unless it is another virtual network now. Opens and closes sockets
     /// as needed, in the calling thread's namespace. When this returns the tunnel is in force.
     ///
     /// # Errors
@@ -40,6 +41,7 @@ impl Engine {
             return Err(TunnelError::Port);
         }
         let before = p.tunnel.as_ref().map(|t| Key::of(&t.config));
+        let moved = p.tunnel.as_ref().is_some_and(|t| !same_network(&t.config, &config.endpoint));
         normalise(&mut config, port, p.tunnel.as_ref().map(|t| &t.config));
         let interface = match &config.group_interface {
             Some(name) => link::index(name)
@@ -83,6 +85,13 @@ impl Engine {
             Some(None) => self.publish_and_wait(state),
             None => self.publish(state),
         }
+        if moved {
+            // Who was there may not be here.
+            let snapshot = self.snapshot.load();
+            if let Some(bridge) = snapshot.port(port).and_then(|view| snapshot.bridge_of(view)) {
+                bridge.fdb().flush(None, Some(port));
+            }
+        }
         Ok(())
     }
 
@@ -91,6 +100,16 @@ impl Engine {
         let snapshot = self.snapshot.load();
         let tunnel = snapshot.port(port).and_then(|view| view.tunnel());
         tunnel.map_or_else(Vec::new, |tunnel| tunnel.peers.iter().map(|peer| *peer.status.lock()).collect())
+    }
+
+    /// The remote that an address on a tunnel port is behind, as far as is known.
+    pub fn tunnel_remote(&self, port: PortId, vlan: VlanId, mac: MacAddr) -> Option<IpAddr> {
+        let snapshot = self.snapshot.load();
+        let view = snapshot.port(port)?;
+        let tunnel = view.tunnel()?;
+        let Some(remotes) = &tunnel.remotes else { return tunnel.endpoint().remotes.first().copied() };
+        let ageing = snapshot.bridge_of(view).map_or(0, |bridge| bridge.config().ageing);
+        remotes.list().get(remotes.find(self.now(), ageing, vlan, mac)?)
     }
 
     /// Takes the tunnel of a port away, if it has one. When it returns no worker refers to it.
@@ -172,12 +191,19 @@ impl Engine {
 fn normalise(config: &mut TunnelConfig, port: PortId, before: Option<&TunnelConfig>) {
     let endpoint = &mut config.endpoint;
     endpoint.port = port;
-    endpoint.df &= !config.fragment;
-    if let Some(before) = before {
+    endpoint.df &= config.fragment.is_none();
+    // Another network has sequence numbers of its own.
+    if let Some(before) = before.filter(|before| same_network(before, endpoint)) {
         endpoint.state = Arc::clone(&before.endpoint.state);
     }
     // Floods go to the group, and anyone may send when there is one.
     endpoint.remotes.extend(endpoint.group.filter(|group| !endpoint.remotes.contains(group)));
+}
+
+/// Whether a tunnel that is changed stays in its virtual network.
+fn same_network(before: &TunnelConfig, now: &Endpoint) -> bool {
+    let before = &before.endpoint;
+    (before.kind, before.dst_port, &before.nets) == (now.kind, now.dst_port, &now.nets)
 }
 
 impl TunnelState {
@@ -194,6 +220,7 @@ impl TunnelState {
         let peers = peers.collect();
         let one = matches!(endpoint.remotes.as_slice(), [only] if !only.is_multicast());
         let remotes = (!one || !config.static_remotes.is_empty()).then(|| {
+            let before = before.filter(|b| same_network(&b.config, endpoint));
             let before = before.and_then(|b| b.remotes.as_deref());
             Arc::new(Remotes::new(&endpoint.remotes, &config.static_remotes, before, now, ageing))
         });
@@ -252,6 +279,7 @@ impl State {
                     remotes: tunnel.remotes.clone(),
                     learns: c.learn_remotes,
                     mss_clamp: c.mss_clamp,
+                    fragment: c.fragment,
                     bfd: c.bfd.is_some(),
                     untagged: config.tag,
                     interface: tunnel.interface,

@@ -26,6 +26,8 @@ pub(crate) struct TunnelView {
     /// Learn that from what comes in.
     pub(crate) learns: bool,
     pub(crate) mss_clamp: bool,
+    /// What the path takes, bytes of outer IP, where outer packets are fragmented.
+    pub(crate) fragment: Option<u16>,
     /// Liveness packets come in it.
     pub(crate) bfd: bool,
     /// The VLAN of frames without a tag.
@@ -50,6 +52,7 @@ pub(super) struct Parts {
     pub(super) remotes: Option<Arc<Remotes>>,
     pub(super) learns: bool,
     pub(super) mss_clamp: bool,
+    pub(super) fragment: Option<u16>,
     pub(super) bfd: bool,
     pub(super) untagged: VlanId,
     pub(super) interface: u32,
@@ -58,10 +61,21 @@ pub(super) struct Parts {
 impl TunnelView {
     /// `None` when the endpoint makes no sense, which was checked before.
     pub(super) fn new(endpoint: Endpoint, parts: Parts) -> Option<TunnelView> {
-        let Parts { carrier, peers, remotes, learns, mss_clamp, bfd, untagged, interface } = parts;
+        let Parts { carrier, peers, remotes, learns, mss_clamp, fragment, bfd, untagged, interface } = parts;
         let table = Tunnels::new(vec![endpoint]).ok()?;
         table.iter().next()?;
-        Some(TunnelView { table, carrier, peers, remotes, learns, mss_clamp, bfd, untagged, interface })
+        Some(TunnelView {
+            table,
+            carrier,
+            peers,
+            remotes,
+            learns,
+            mss_clamp,
+            fragment,
+            bfd,
+            untagged,
+            interface,
+        })
     }
 
     /// How it sends.

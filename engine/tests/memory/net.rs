@@ -225,10 +225,6 @@ impl DatagramTx for Tx {
         self.net.ring();
         pool.put_all(batch);
     }
-
-    fn too_big(&self) -> Option<IpAddr> {
-        None
-    }
 }
 
 struct Rx {

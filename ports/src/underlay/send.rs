@@ -3,10 +3,9 @@
 //! Any number of workers may send at once: all scratch space is on the stack.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::{mem, ptr};
 
 use trunkline_packet::{Batch, DropReason, Packet, Pool};
@@ -37,8 +36,6 @@ pub(super) struct Sender {
     udp: bool,
     /// Runs to be sent singly before UDP_SEGMENT is tried again.
     pause: AtomicU32,
-    /// The last destination that a packet was too big for, and whether there is one.
-    too_big: (AtomicBool, Mutex<Option<IpAddr>>),
     /// Only held open.
     _kept: Option<OwnedFd>,
 }
@@ -46,7 +43,7 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(df: Vec<Arc<OwnedFd>>, fragmenting: Vec<Arc<OwnedFd>>, udp: bool) -> Sender {
         debug_assert!(!df.is_empty() && df.len() == fragmenting.len());
-        Sender { df, fragmenting, udp, pause: AtomicU32::new(0), too_big: Default::default(), _kept: None }
+        Sender { df, fragmenting, udp, pause: AtomicU32::new(0), _kept: None }
     }
 
     /// Holds a socket open for as long as this lives.
@@ -85,13 +82,6 @@ impl DatagramTx for Sender {
             }
         }
         pool.put_all(batch);
-    }
-
-    fn too_big(&self) -> Option<IpAddr> {
-        if !self.too_big.0.swap(false, Relaxed) {
-            return None;
-        }
-        self.too_big.1.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
     }
 }
 
@@ -181,9 +171,6 @@ impl Sender {
                 // Segments of a superframe behind the first have no frames: it counts once.
                 let lost = unit.packets.iter().filter(|p| p.meta().frames > 0).count();
                 stats.drops[reason.index()] += lost as u32;
-                if reason == DropReason::Mtu {
-                    self.note_too_big(unit.of.dst);
-                }
                 if !all {
                     break;
                 }
@@ -215,14 +202,6 @@ impl Sender {
         let sent = stats.packets - before == packets.len() as u64;
         if sent && error != libc::EMSGSIZE {
             self.pause.store(PAUSE, Relaxed);
-        }
-    }
-
-    fn note_too_big(&self, dst: IpAddr) {
-        // Somebody is looking: there will be another one.
-        if let Ok(mut last) = self.too_big.1.try_lock() {
-            *last = Some(dst);
-            self.too_big.0.store(true, Relaxed);
         }
     }
 }

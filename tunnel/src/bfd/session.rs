@@ -394,6 +394,12 @@ impl Session {
         self.reschedule();
     }
 
+    /// Changes how many packets in a row may be lost before the far end takes us for dead: the next packet tells
+    /// it, no Poll Sequence is needed (RFC 5880 §6.8.4 has it count by the last value received).
+    pub fn set_multiplier(&mut self, detect_mult: u8) {
+        self.config.detect_mult = detect_mult.max(1);
+    }
+
     fn go(&mut self, now: Instant, to: State, diag: Diag) -> Option<Event> {
         let from = self.state;
         if from == to {

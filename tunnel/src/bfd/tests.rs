@@ -323,6 +323,20 @@ fn rfc5880_6_8_3_a_shorter_receiving_interval_waits_for_the_poll_sequence() {
     assert!(s.expire(now + Duration::from_millis(30)).is_some());
 }
 
+/// Intervals want a Poll Sequence, the multiplier does not: it counts from the next packet on.
+#[test]
+fn rfc5880_6_8_4_a_multiplier_is_told_by_the_next_packet() {
+    let (mut s, _) = up();
+    s.set_multiplier(7);
+    assert_eq!(s.state(), State::Up);
+    let at = s.next_deadline().unwrap();
+    let p = sent(s.poll(at));
+    assert_eq!((p.detect_mult, p.poll, p.desired_min_tx), (7, false, 100_000));
+    s.set_multiplier(0);
+    let at = s.next_deadline().unwrap();
+    assert_eq!(sent(s.poll(at)).detect_mult, 1, "0 is no multiplier (section 4.1)");
+}
+
 impl Session {
     fn tx_within(&mut self, from: Instant, millis: u64) -> bool {
         self.poll(from + Duration::from_millis(millis)).is_some()
