@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use trunkline_engine::{BridgeId, Engine, EngineConfig, Gateway, L3Config, PortIo, Uplink};
+use trunkline_engine::{BridgeId, Engine, EngineConfig, Gateway, L3Config, PortIo, Spin, Uplink};
 use trunkline_nat::{Filtering, Prefix, Rule, RuleId, Zone};
 use trunkline_packet::{MacAddr, PortId, VlanId};
 use trunkline_ports::null::{NullRx, NullTx};
@@ -118,7 +118,7 @@ impl Path {
     /// # Errors
     /// When the engine cannot start.
     pub fn new(scenario: Scenario) -> io::Result<Path> {
-        let engine = Engine::start(EngineConfig { workers: 1, pin: false, spin_us: 0 })?;
+        let engine = Engine::start(EngineConfig { workers: 1, pin: false, spin: Spin::Micros(0) })?;
         let bridge = engine.add_bridge(BridgeConfig { max_macs: 1 << 20, ..BridgeConfig::default() });
         if scenario.layer != Layer::Switched {
             let out = route(&engine, bridge, scenario.layer)?;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use trunkline_control::daemon::Spin;
 
 pub(crate) use bench::{BenchArgs, BenchOptions, BenchPart, EngineArgs, PortsArgs};
 pub(crate) use l3::{
@@ -250,9 +251,17 @@ pub(crate) struct DaemonArgs {
     /// Serve docker: at this path, or where docker looks for plugins; stays so
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) docker: Option<String>,
-    /// Microseconds to poll before sleeping: lower latency for more CPU time
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) spin_us: u32,
+    /// Microseconds that a worker waits awake for more work: lower latency for more CPU time. `auto`: while work
+    /// keeps coming within 50 µs, and not otherwise
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = spin)]
+    pub(crate) spin_us: Spin,
+}
+
+fn spin(s: &str) -> Result<Spin, String> {
+    match s {
+        "auto" => Ok(Spin::Adaptive),
+        n => n.parse().map(Spin::Micros).map_err(|_| "want a number of microseconds, or auto".to_owned()),
+    }
 }
 
 #[derive(Subcommand, Debug)]

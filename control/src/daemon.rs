@@ -13,6 +13,7 @@ use rustix::net::SocketType;
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+pub use trunkline_engine::Spin;
 use trunkline_engine::{Engine, EngineConfig};
 use trunkline_ports::inherited::inherited;
 
@@ -42,8 +43,8 @@ pub struct DaemonConfig {
     pub pin: bool,
     /// Serve docker, at this path or where docker looks.
     pub docker: Option<Option<String>>,
-    /// Microseconds to poll before sleeping; 0: sleep at once.
-    pub spin_us: u32,
+    /// Whether workers wait awake.
+    pub spin: Spin,
 }
 
 /// Runs a daemon until SIGTERM, SIGINT or `POST /v1/stop`. Interfaces stay with the keeper unless that
@@ -91,7 +92,7 @@ impl Daemon {
         let (store, desired) = Store::open(&state_dir)?;
         keeper::raise_descriptor_limit();
 
-        let engine = EngineConfig { workers: config.workers, pin: config.pin, spin_us: config.spin_us };
+        let engine = EngineConfig { workers: config.workers, pin: config.pin, spin: config.spin };
         let engine = Arc::new(Engine::start(engine).map_err(|e| failed("cannot start the data path", &e))?);
         let (notices, noticed) = mpsc::channel();
         let mut world = KernelWorld::new(engine.clone(), run_dir.clone(), launch, notices.clone())?;

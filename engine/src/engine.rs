@@ -17,6 +17,7 @@ use trunkline_switch::{Bridge, BridgeConfig, Fdb, PortConfig};
 use crate::counters::Shards;
 use crate::l3::L3State;
 use crate::snapshot::{Backend, PortView, Queues, Snapshot};
+use crate::spin::Spin;
 use crate::stages::Stages;
 use crate::tunnel::liveness::Liveness;
 use crate::tunnel::setup::{TunnelState, TunnelTables};
@@ -31,8 +32,8 @@ pub struct EngineConfig {
     pub workers: u16,
     /// Pin worker `n` to one of those CPUs, from the last one downwards.
     pub pin: bool,
-    /// Microseconds to poll before sleeping; 0: sleep at once.
-    pub spin_us: u32,
+    /// Whether they wait awake for more work.
+    pub spin: Spin,
 }
 
 /// Names a bridge in the engine; never reused.
@@ -173,7 +174,7 @@ impl Engine {
                 stages: Stages::new(index, clock, underlay.clone(), liveness.sender()),
                 snapshot: Arc::clone(&snapshot),
                 clock,
-                spin: Duration::from_micros(u64::from(config.spin_us)),
+                spin: config.spin,
                 cpu: cpu.copied(),
             })?));
         }

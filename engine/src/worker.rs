@@ -24,6 +24,7 @@ use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
 use crate::EngineEvent;
 use crate::l3::{L3, Question};
 use crate::snapshot::Snapshot;
+use crate::spin::{Spin, Spinner};
 use crate::stages::Stages;
 use crate::tunnel::ingress::BUDGET;
 use crate::tunnel::sockets::SocketId;
@@ -128,7 +129,7 @@ pub(crate) struct Worker {
     epoch: Arc<AtomicU64>,
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     clock: Instant,
-    spin: Duration,
+    spin: Spinner,
     queues: Vec<Option<Queue>>,
     /// Slots of queues that may have frames.
     ready: Vec<usize>,
@@ -150,7 +151,7 @@ pub(crate) struct Setup {
     pub(crate) stages: Stages,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) clock: Instant,
-    pub(crate) spin: Duration,
+    pub(crate) spin: Spin,
     pub(crate) cpu: Option<usize>,
 }
 
@@ -169,7 +170,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
         epoch: Arc::clone(&epoch),
         snapshot: Cache::new(setup.snapshot),
         clock: setup.clock,
-        spin: setup.spin,
+        spin: Spinner::new(setup.spin),
         queues: Vec::new(),
         ready: Vec::new(),
         serving: None,
@@ -229,13 +230,12 @@ impl Worker {
 
     fn work(&mut self) {
         let mut events = Events::with_capacity(256);
-        let mut idle_since = None;
         // After a panic, the event that announced commands may be lost.
         if !self.take_commands() {
             return;
         }
         loop {
-            let timeout = self.poll_timeout(&mut idle_since);
+            let timeout = self.poll_timeout();
             match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -247,7 +247,7 @@ impl Worker {
             }
             let mut woken = false;
             if !events.is_empty() {
-                idle_since = None;
+                self.spin.work(Instant::now);
             }
             for event in &events {
                 if event.token() == WAKE {
@@ -265,19 +265,16 @@ impl Worker {
         }
     }
 
-    /// Zero while there is work, or while the spin has not run out; else until the next housekeeping.
-    fn poll_timeout(&self, idle_since: &mut Option<Instant>) -> Duration {
+    /// Zero while there is work, or while it pays to look for more; else until the next housekeeping.
+    fn poll_timeout(&mut self) -> Duration {
         if !self.ready.is_empty() || self.l3_mail {
-            *idle_since = None;
             return Duration::ZERO;
         }
-        if !self.spin.is_zero() {
-            let now = Instant::now();
-            if now.duration_since(*idle_since.get_or_insert(now)) < self.spin {
-                return Duration::ZERO;
-            }
+        let now = Instant::now();
+        if self.spin.look_again(now) {
+            return Duration::ZERO;
         }
-        let housekeeping = self.next_housekeeping.saturating_duration_since(Instant::now());
+        let housekeeping = self.next_housekeeping.saturating_duration_since(now);
         self.stages.l3_due().map_or(housekeeping, |due| due.min(housekeeping))
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use memory::assert_conserved;
 use memory::net::Net;
 use rustix::event::{EventfdFlags, eventfd};
-use trunkline_engine::{BfdOptions, Engine, EngineConfig, EngineEvent, PortIo, TunnelConfig};
+use trunkline_engine::{BfdOptions, Engine, EngineConfig, EngineEvent, PortIo, Spin, TunnelConfig};
 use trunkline_packet::{
     Batch, Checksum, DropReason, Gso, GsoKind, Offload, Packet, Pool, PortId, VlanId, segment,
 };
@@ -173,7 +173,7 @@ impl TxQueue for Judge {
 
 #[test]
 fn every_packet_ends_in_one_place() {
-    let e = Engine::start(EngineConfig { workers: 2, pin: false, spin_us: 20 }).unwrap();
+    let e = Engine::start(EngineConfig { workers: 2, pin: false, spin: Spin::Micros(20) }).unwrap();
     let br = e.add_bridge(BridgeConfig::default());
     let vid = |v| VlanId::new(v).unwrap();
     let plain = || PortConfig::new(PortId::NONE);
@@ -236,7 +236,7 @@ fn every_packet_through_tunnels_ends_in_one_place() {
     let net = Net::new();
     net.refuse.store(17, Ordering::Relaxed);
     let host = net.host("192.0.2.1");
-    let config = EngineConfig { workers: 2, pin: false, spin_us: 0 };
+    let config = EngineConfig { workers: 2, pin: false, spin: Spin::Micros(0) };
     let e = Engine::start_with(config, host.opener()).unwrap();
     let br = e.add_bridge(BridgeConfig::default());
     let vid = |v| VlanId::new(v).unwrap();

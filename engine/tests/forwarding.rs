@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use memory::{Wire, assert_conserved, drops, frame, queues};
-use trunkline_engine::{BridgeId, Engine, EngineConfig, EngineEvent};
+use trunkline_engine::{BridgeId, Engine, EngineConfig, EngineEvent, Spin};
 use trunkline_packet::{DropReason, PortId, VlanId};
 use trunkline_ports::TxCaps;
 use trunkline_switch::{BridgeConfig, PortConfig, VlanMode};
 
 fn engine(workers: u16) -> Engine {
-    Engine::start(EngineConfig { workers, pin: false, spin_us: 0 }).unwrap()
+    Engine::start(EngineConfig { workers, pin: false, spin: Spin::Micros(0) }).unwrap()
 }
 
 fn add(engine: &Engine, bridge: BridgeId, config: PortConfig) -> (PortId, Arc<Wire>) {

@@ -12,7 +12,7 @@ use etherparse::PacketBuilder;
 use memory::{Sink, Source};
 use rustix::event::{EventfdFlags, eventfd};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use trunkline_engine::{Engine, EngineConfig, Gateway, L3Config, PortIo, Route, Uplink};
+use trunkline_engine::{Engine, EngineConfig, Gateway, L3Config, PortIo, Route, Spin, Uplink};
 use trunkline_nat::{Filtering, Prefix, Rule, RuleId, Zone};
 use trunkline_packet::{MacAddr, PortId};
 use trunkline_switch::{BridgeConfig, PortConfig};
@@ -44,7 +44,7 @@ fn udp(to: u8, src: ([u8; 4], u16), dst: ([u8; 4], u16), len: usize) -> Vec<u8> 
 
 #[test]
 fn routing_and_translation_allocate_nothing() {
-    let e = Engine::start(EngineConfig { workers: 2, pin: false, spin_us: 0 }).unwrap();
+    let e = Engine::start(EngineConfig { workers: 2, pin: false, spin: Spin::Micros(0) }).unwrap();
     let br = e.add_bridge(BridgeConfig::default());
     let go = Arc::new(AtomicBool::new(true));
     let io = |frames: Vec<Vec<u8>>| {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use memory::{Sink, Source, Wire, frame};
 use rustix::event::{EventfdFlags, eventfd};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use trunkline_engine::{Engine, EngineConfig, OpenSockets, Opened, PortIo, TunnelConfig};
+use trunkline_engine::{Engine, EngineConfig, OpenSockets, Opened, PortIo, Spin, TunnelConfig};
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{Batch, MacAddr, Pool, PortId, VlanId};
 use trunkline_ports::underlay::{Arrival, DatagramRx, DatagramTx, Datagrams, Family, Outer, UdpOptions};
@@ -46,7 +46,7 @@ fn observe(e: &Engine, port: PortId) -> (u64, usize) {
 #[test]
 fn forwarding_allocates_nothing() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let e = Engine::start(EngineConfig { workers: 1, pin: false, spin_us: 0 }).unwrap();
+    let e = Engine::start(EngineConfig { workers: 1, pin: false, spin: Spin::Micros(0) }).unwrap();
     let br = e.add_bridge(BridgeConfig::default());
     let config = || PortConfig::new(PortId::NONE);
     let sinks: Vec<Arc<Sink>> = (0..3).map(|_| Arc::default()).collect();
@@ -193,7 +193,8 @@ fn tunnels_allocate_nothing() {
     datagrams.push(([header(9), frame(2, 10)].concat(), single));
     let ready = Arc::new(eventfd(1, EventfdFlags::NONBLOCK).unwrap());
     let opener = Arc::new(Loop { datagrams, ready: Arc::clone(&ready) });
-    let e = Engine::start_with(EngineConfig { workers: 1, pin: false, spin_us: 0 }, opener).unwrap();
+    let e =
+        Engine::start_with(EngineConfig { workers: 1, pin: false, spin: Spin::Micros(0) }, opener).unwrap();
     let br = e.add_bridge(BridgeConfig::default());
     let fdb = e.fdb(br).unwrap();
     let add = || e.add_port(br, PortConfig::new(PortId::NONE), 65535).unwrap();

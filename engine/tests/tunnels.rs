@@ -11,7 +11,7 @@ use memory::inner::{Inner, TCP, finished};
 use memory::net::{Host, Net};
 use memory::{Wire, assert_conserved, drops, frame};
 use trunkline_engine::{
-    BfdOptions, BridgeId, Engine, EngineConfig, EngineEvent, PeerStatus, TunnelConfig, TunnelError,
+    BfdOptions, BridgeId, Engine, EngineConfig, EngineEvent, PeerStatus, Spin, TunnelConfig, TunnelError,
 };
 use trunkline_packet::headers::read16;
 use trunkline_packet::{DropReason, MacAddr, PortId, VlanId};
@@ -57,7 +57,7 @@ fn gre(to: &[&str]) -> TunnelConfig {
 impl Site {
     fn new(net: &Arc<Net>, address: &str, workers: u16, config: TunnelConfig) -> Site {
         let host = net.host(address);
-        let engine = EngineConfig { workers, pin: false, spin_us: 0 };
+        let engine = EngineConfig { workers, pin: false, spin: Spin::Micros(0) };
         let engine = Engine::start_with(engine, host.opener()).unwrap();
         let bridge = engine.add_bridge(BridgeConfig::default());
         let port = engine.add_port(bridge, plain(), 65535).unwrap();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use memory::inner::{Inner, TCP, finished};
 use memory::{Wire, assert_conserved, cable, drops, frame};
 use trunkline_engine::{
-    BfdOptions, Engine, EngineConfig, EngineEvent, L3Config, PortIo, TunnelConfig, TunnelError, Underlay,
-    Uplink,
+    BfdOptions, Engine, EngineConfig, EngineEvent, L3Config, PortIo, Spin, TunnelConfig, TunnelError,
+    Underlay, Uplink,
 };
 use trunkline_packet::checksum::Sum;
 use trunkline_packet::{DropReason, MacAddr, PortId};
@@ -46,7 +46,7 @@ fn config(kind: Kind, remote: IpAddr) -> TunnelConfig {
 
 impl Site {
     fn new(n: u8, workers: u16, io: PortIo, mtu: u16, config: TunnelConfig) -> Site {
-        let engine = Engine::start(EngineConfig { workers, pin: false, spin_us: 0 }).unwrap();
+        let engine = Engine::start(EngineConfig { workers, pin: false, spin: Spin::Micros(0) }).unwrap();
         let bridge = engine.add_bridge(BridgeConfig::default());
         let plain = || PortConfig::new(PortId::NONE);
         let port = engine.add_port(bridge, plain(), 65535).unwrap();

@@ -14,7 +14,7 @@ pub(super) fn run(run_dir: PathBuf, state_dir: PathBuf, args: DaemonArgs) -> Out
     let pin = args.pin;
     let DaemonArgs { config, workers, spin_us, docker, .. } = args;
     let docker = docker.map(|socket| Some(socket).filter(|s| !s.is_empty()));
-    Ok(daemon::run(daemon::DaemonConfig { run_dir, state_dir, config, workers, pin, docker, spin_us })?)
+    Ok(daemon::run(daemon::DaemonConfig { run_dir, state_dir, config, workers, pin, docker, spin: spin_us })?)
 }
 
 pub(super) fn keeper(run_dir: &Path) -> Outcome {

@@ -95,7 +95,7 @@ impl Daemons {
             workers: 1,
             pin: false,
             docker: None,
-            spin_us: 0,
+            spin: Spin::Micros(0),
         };
         self.daemon = Some(Daemon::start(&config, keeper_thread()).unwrap());
     }
@@ -485,7 +485,7 @@ fn a_run_directory_with_a_long_name_is_refused() {
         workers: 1,
         pin: false,
         docker: None,
-        spin_us: 0,
+        spin: Spin::Micros(0),
     };
     let error = Daemon::start(&config, keeper_thread()).err().unwrap();
     assert!(error.message.ends_with("is too long"), "{error}");
@@ -519,7 +519,7 @@ fn a_second_daemon_is_refused() {
             workers: 1,
             pin: false,
             docker: None,
-            spin_us: 0,
+            spin: Spin::Micros(0),
         };
         let error = Daemon::start(&config("other"), keeper_thread()).err().unwrap();
         let pid = std::process::id();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etherparse::{NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TransportHeader};
-use trunkline_engine::{BridgeId, Engine, EngineConfig, Gateway, L3Config, Route, Uplink};
+use trunkline_engine::{BridgeId, Engine, EngineConfig, Gateway, L3Config, Route, Spin, Uplink};
 use trunkline_nat::{Filtering, Prefix, Rule, RuleId, Zone};
 use trunkline_packet::{MacAddr, Offload, PortId, VlanId};
 use trunkline_ports::TxCaps;
@@ -84,7 +84,7 @@ impl World {
 
     /// `change`: of the configuration, before it is set.
     pub(crate) fn with(workers: u16, change: impl FnOnce(&mut L3Config)) -> World {
-        let engine = Engine::start(EngineConfig { workers, pin: false, spin_us: 0 }).unwrap();
+        let engine = Engine::start(EngineConfig { workers, pin: false, spin: Spin::Micros(0) }).unwrap();
         let bridges = [0, 1].map(|_| engine.add_bridge(BridgeConfig::default()));
         let host = |bridge, n: u8, next: u8, own: &[&str]| {
             let wire = Wire::new(TxCaps::ALL);
