@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use trunkline_engine::{
-    BridgeId, Engine, EngineConfig, Gateway, L3Config, PortIo, TunnelConfig, Underlay, Uplink,
+    BridgeId, Engine, EngineConfig, Gateway, L3Config, PortIo, Spin, TunnelConfig, Underlay, Uplink,
 };
 use trunkline_nat::{Filtering, Prefix, Rule, RuleId, Zone};
 use trunkline_packet::{DropReason, MacAddr, PortId, VlanId};
@@ -102,7 +102,7 @@ struct Lab {
 
 impl Lab {
     fn new(scenario: &Scenario, pin: bool) -> io::Result<Lab> {
-        let engine = Engine::start(EngineConfig { workers: scenario.workers, pin, spin_us: 0 })?;
+        let engine = Engine::start(EngineConfig { workers: scenario.workers, pin, spin: Spin::Micros(0) })?;
         let bridge = engine.add_bridge(BridgeConfig { max_macs: 1 << 20, ..BridgeConfig::default() });
         let scenario = Arc::new(scenario.clone());
         let mut lab = Lab { scenario, engine, bridge, probes: Vec::new(), ports: Vec::new(), uplink: None };

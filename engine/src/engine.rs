@@ -171,7 +171,7 @@ impl Engine {
                 index,
                 events: sender.clone(),
                 graveyard: gravedigger.clone(),
-                stages: Stages::new(index, clock, underlay.clone(), liveness.sender()),
+                stages: Stages::new(index, clock, underlay.clone(), liveness.sender(), cpus.len()),
                 snapshot: Arc::clone(&snapshot),
                 clock,
                 spin: config.spin,

@@ -28,6 +28,8 @@ const MAX_IN_FLIGHT: usize = 8192;
 /// train of datagrams may bring 4,096 at once, and the scheduler may let a busy worker go on for 4 ms: where there
 /// are fewer CPUs than threads at work, most were lost at the receivers, whose turn did not come.
 const BURST: usize = 128;
+/// With more CPUs than this, receivers have some of their own, and a pause would only cost throughput.
+const FEW_CPUS: usize = 2;
 /// How long. Unlike a yield it does not cost the worker its share of the CPU.
 const PAUSE: Duration = Duration::from_micros(30);
 /// A burst that took longer than this left its receivers time.
@@ -48,13 +50,22 @@ pub(crate) struct Stages {
     egress: EgressQueues,
     /// When the last burst of datagrams out of tunnels had been delivered.
     burst: Instant,
+    /// Whether to pause after bursts.
+    pauses: bool,
     /// The network layer, if there is any.
     pub(crate) l3: Option<Box<L3>>,
 }
 
 impl Stages {
-    /// `underlay` counts datagrams that belong to no tunnel; `heard` takes liveness packets.
-    pub(crate) fn new(worker: usize, clock: Instant, underlay: Shards, heard: HeardSender) -> Stages {
+    /// `underlay` counts datagrams that belong to no tunnel; `heard` takes liveness packets; `cpus`: how many
+    /// this process may use.
+    pub(crate) fn new(
+        worker: usize,
+        clock: Instant,
+        underlay: Shards,
+        heard: HeardSender,
+        cpus: usize,
+    ) -> Stages {
         Stages {
             worker,
             clock,
@@ -65,6 +76,7 @@ impl Stages {
             rest: Batch::with_capacity(BATCH),
             egress: EgressQueues::new(),
             burst: clock,
+            pauses: cpus <= FEW_CPUS,
             l3: None,
         }
     }
@@ -140,7 +152,7 @@ impl Stages {
 
     /// Pauses when so much has come out of tunnels that its receivers need the CPU first.
     fn pause_if_due(&mut self) {
-        if self.egress.delivered() < BURST {
+        if !self.pauses || self.egress.delivered() < BURST {
             return;
         }
         self.egress.forget_delivered();
