@@ -341,6 +341,7 @@ fn port_spec(asked: &Attach, network: &Network) -> PortSpec {
     let tap = PortKind::Tap(TapSpec { netns, ifname, link, ..TapSpec::default() });
     PortSpec {
         vlan: network.vlan,
+        trunks: network.trunks(),
         isolated: !network.icc,
         anti_spoof: match network.anti_spoof {
             // The MAC address is that of the interface.

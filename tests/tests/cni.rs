@@ -7,8 +7,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use trunkline_tests::capture::{Capture, Direction};
 use trunkline_tests::cni::Machine;
+use trunkline_tests::frame::{BROADCAST, Tag, experiment, mac};
 use trunkline_tests::internet::{Client, Echo, FAR4, OUTSIDE4, at, ip, tcp_seen_as, udp_seen_as};
+use trunkline_tests::raw::Raw;
 use trunkline_tests::{eventually, ping};
 
 /// The network of most tests: routed and masqueraded, with ports to publish.
@@ -345,6 +348,15 @@ fn lists_of_plugins_and_networks_of_every_sort() {
     let port =
         port.as_array().expect("array").iter().find(|p| p["name"] == "cni-l0-eth0").expect("port").clone();
     assert_eq!((&port["spec"]["vlan"], &port["spec"]["owner"]), (&json!(10), &json!("cni")), "{port:#}");
+    // A container of no VLAN on that bridge does not get into it by a tag.
+    let beside = m.config("1.0.0", "beside", json!({"bridge": "br0"}));
+    m.add("l2", &containers[2], &beside);
+    let captured = Capture::start(&containers[0], "eth0", Direction::In, "");
+    let mut raw = Raw::open(&containers[2], "eth0");
+    raw.send(&experiment(BROADCAST, mac(0x42), &[Tag::c(10)], "by a tag"));
+    let frames = captured.stop_when_quiet(Duration::from_millis(300));
+    assert!(frames.with_text("by a tag").is_empty());
+    m.del("l2", &containers[2], &beside);
     for (n, c) in containers.iter().enumerate().take(2) {
         m.call_list("CHECK", &format!("l{n}"), &c.path(), &list, &results[n]);
         m.call_list("DEL", &format!("l{n}"), &c.path(), &list, &results[n]);

@@ -111,6 +111,7 @@ fn port(id: &str, network: &Network, endpoint: &DockerEndpoint) -> PortSpec {
         TapSpec { ifname: Some(interface(id, endpoint)), handed_over: true, link, ..TapSpec::default() };
     PortSpec {
         vlan: network.vlan,
+        trunks: network.trunks(),
         isolated: !network.icc,
         anti_spoof: match network.anti_spoof {
             // The MAC address is that of the interface.

@@ -54,6 +54,14 @@ pub struct Network {
     pub nat: Vec<String>,
 }
 
+impl Network {
+    /// What its containers' ports carry: without a VLAN of its own, untagged frames and no others, since the
+    /// bridge may have networks in VLANs beside it.
+    pub fn trunks(&self) -> Option<String> {
+        self.vlan.is_none().then(|| "0".to_owned())
+    }
+}
+
 /// A published port.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
