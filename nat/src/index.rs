@@ -108,7 +108,7 @@ impl Bucket {
         const ONES: u64 = 0x0001_0001_0001_0001;
         const TOPS: u64 = 0x8000_8000_8000_8000;
         let t = |i: usize| u64::from(self.tags.get(first + i).copied().unwrap_or(!tag));
-        let d = (t(0) | t(1) << 16 | t(2) << 32 | t(3) << 48) ^ u64::from(tag) * ONES;
+        let d = (t(0) | t(1) << 16 | t(2) << 32 | t(3) << 48) ^ (u64::from(tag) * ONES);
         d.wrapping_sub(ONES) & !d & TOPS
     }
 

@@ -204,8 +204,8 @@ fn never_below_1280() {
 /// The same where a router on the way says that it takes less, by sockets at both ends and by uplinks.
 #[test]
 fn never_below_1280_behind_a_router() {
-    let host: [(&str, fn(&Underlay, u8) -> Lab); 2] =
-        [("sockets", tunnel::host), ("uplinks", tunnel::uplink_host)];
+    type MakeHost = fn(&Underlay, u8) -> Lab;
+    let host: [(&str, MakeHost); 2] = [("sockets", tunnel::host), ("uplinks", tunnel::uplink_host)];
     for ((name, family, args, mtu), (by, host)) in
         [SORTS[1], SORTS[2]].iter().flat_map(|sort| host.iter().map(move |host| (*sort, *host)))
     {
