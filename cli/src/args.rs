@@ -253,7 +253,7 @@ pub(crate) struct DaemonArgs {
     pub(crate) docker: Option<String>,
     /// Microseconds that a worker waits awake for more work: lower latency for more CPU time. `auto`: while work
     /// keeps coming within 50 µs, and not otherwise
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = spin)]
+    #[arg(long, value_name = "N|auto", default_value = "0", value_parser = spin)]
     pub(crate) spin_us: Spin,
 }
 

@@ -12,13 +12,18 @@
 use std::time::{Duration, Instant};
 
 /// Whether workers wait awake.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Spin {
     /// While it pays: at most 50 µs at a time, never when work is rare.
-    #[default]
     Adaptive,
     /// For so many microseconds, always; 0: never.
     Micros(u32),
+}
+
+impl Default for Spin {
+    fn default() -> Spin {
+        Spin::Micros(0)
+    }
 }
 
 /// The longest wait that is spent awake.
