@@ -128,15 +128,6 @@ fn guest_gretap() {
     );
 }
 
-/// Linux has no device of this name. RFC 7637 §3.2 makes NVGRE's header of GRE's with a key: the VSID and, in its
-/// last eight bits, a flow identifier, which is 0 where it is not used.
-#[test]
-fn guest_nvgre() {
-    let key = |vsid: u32| format!("type gretap local LOCAL remote REMOTE key {}", vsid << 8);
-    let (one, most) = (key(4096), key(0xff_ffff));
-    guest(Family::V4, 1400, &[(one.as_str(), "nvgre --vni 4096"), (most.as_str(), "nvgre --vni 16777215")]);
-}
-
 #[test]
 fn guest_ip6gretap() {
     guest(
