@@ -150,7 +150,10 @@ pub(crate) enum Command {
     /// The network driver of podman, as netavark calls it
     #[command(after_help = "Install it where netavark looks, under the name of the driver:
   ln -s /usr/bin/trunkline /usr/libexec/netavark/trunkline
-  podman network create -d trunkline --subnet 10.77.0.0/24 net1")]
+  podman network create -d trunkline --subnet 10.77.0.0/24 net1
+
+Examples:
+  trunkline netavark info")]
     Netavark {
         #[command(subcommand)]
         command: Option<NetavarkCommand>,
@@ -563,20 +566,28 @@ pub(crate) struct WatchOptions {
 #[derive(Subcommand, Debug)]
 pub(crate) enum NetavarkCommand {
     /// Check a network that podman makes, and complete it (JSON on stdin and stdout)
+    #[command(after_help = "Example:
+  trunkline netavark create")]
     Create,
     /// Give a container its interface (JSON on stdin and stdout)
+    #[command(after_help = "Example:
+  trunkline netavark setup /run/netns/web")]
     Setup {
         /// Path of the container's network namespace
         #[arg(value_name = "NETNS")]
         netns: String,
     },
     /// Take a container's interface away (JSON on stdin)
+    #[command(after_help = "Example:
+  trunkline netavark teardown /run/netns/web")]
     Teardown {
         /// Path of the container's network namespace, which may be gone
         #[arg(value_name = "NETNS")]
         netns: String,
     },
     /// Print the versions of the plugin and of its API
+    #[command(after_help = "Example:
+  trunkline netavark info")]
     Info,
 }
 

@@ -369,7 +369,7 @@ async fn the_documentation_is_true() {
         .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')?.split_once(' '))
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
-    assert_eq!(documented.len(), 66, "one for each method of each route");
+    assert_eq!(documented.len(), 70, "one for each method of each route");
     for (method, path) in &documented {
         let path =
             path.replace("{name}", "nope").replace("{vlan}", "1").replace("{mac}", "02:00:00:00:00:01");
