@@ -1,10 +1,10 @@
 //! Merging a train: what UDP_GRO hands over as one buffer, datagrams of equal length (but a shorter last one) with
 //! the same tunnel header and consecutive segments of one inner flow inside.
 //!
-//! The result is the superframe that [`crate::coalesce`] would make of the single frames, for a fraction of the
+//! The result is the superframe that [`coalesce`](mod@crate::coalesce) would make of the single frames, for a fraction of the
 //! work: nothing is looked up twice, no buffer is taken, and each payload moves up by a few hundred bytes within
 //! the cache instead of being copied to memory elsewhere. All or nothing: a train that is not of this kind stays as
-//! it is, for the long way. The reasons not to merge are those listed in [`crate::coalesce`], and
+//! it is, for the long way. The reasons not to merge are those listed in [`coalesce`](mod@crate::coalesce), and
 //! - **Tunnel.** The bytes in front of the inner frames differ.
 //! - **Length.** The inner packets exceed the tunnel's MTU, or a datagram does not fit a packet's head.
 //! - **Push.** PSH is set elsewhere than at the end.

@@ -14,7 +14,7 @@
 //! Attack model. The host behind the port writes any bytes. What would hide a message is refused rather than
 //! guessed at (RFC 7113 §3, RFC 7112): headers cut off or too many, extension headers unknown here, first
 //! fragments without the whole chain, more VLAN tags than are looked through, and, from a port held to IP
-//! addresses, any other protocol over Ethernet. The state that it can make is bounded ([`Bindings`]).
+//! addresses, any other protocol over Ethernet. The state that it can make is bounded (see `bindings`).
 //!
 //! One check per packet, without allocation or lock; ports without a guard pay one comparison per batch.
 
