@@ -20,7 +20,9 @@ pub(crate) struct EgressQueues {
     ready: Batch,
     segments: Batch,
     tunnels: Scratch,
-    /// Datagrams and single frames handed to ports since [`EgressQueues::forget_delivered`].
+    /// Whether `delivered` is of interest.
+    watched: bool,
+    /// Datagrams and single frames handed to ports, while watched, since [`EgressQueues::forget_delivered`].
     delivered: usize,
 }
 
@@ -38,6 +40,7 @@ impl EgressQueues {
             ready: Batch::with_capacity(QUEUE_ROOM),
             segments: Batch::with_capacity(QUEUE_ROOM),
             tunnels: Scratch::new(),
+            watched: false,
             delivered: 0,
         }
     }
@@ -97,6 +100,11 @@ impl EgressQueues {
         &mut self.tunnels.datagrams
     }
 
+    /// Whether to count from now on how many datagrams and single frames ports get.
+    pub(crate) fn watch_delivered(&mut self, watched: bool) {
+        self.watched = watched;
+    }
+
     /// How many datagrams and single frames ports have got.
     pub(crate) fn delivered(&self) -> usize {
         self.delivered
@@ -128,7 +136,9 @@ impl EgressQueues {
                     pool.put_all(batch);
                 }
                 Backend::Queues(queues) => {
-                    self.delivered += batch.iter().map(in_socket).sum::<usize>();
+                    if self.watched {
+                        self.delivered += batch.iter().map(in_socket).sum::<usize>();
+                    }
                     let (ready, segments) = (&mut self.ready, &mut self.segments);
                     Egress { shard, view, queues, pool, ready, segments }.send_all(batch, worker);
                 }

@@ -122,6 +122,7 @@ impl Stages {
         match &snapshot.l3 {
             Some(view) if matches!(view.role(port), Role::Uplink(_) | Role::Loopback(_)) => {
                 let tunnels = snapshot.tunnels_on(port);
+                self.egress.watch_delivered(self.pauses && tunnels.is_some());
                 if let Some(tunnels) = tunnels {
                     self.underlay(snapshot, port, tunnels, now);
                 }
@@ -132,6 +133,7 @@ impl Stages {
                 }
             }
             _ => {
+                self.egress.watch_delivered(false);
                 self.bridge(snapshot, port, now);
                 self.finish(snapshot, now);
             }
@@ -142,6 +144,7 @@ impl Stages {
     pub(crate) fn datagrams(&mut self, snapshot: &Snapshot, stats: &RecvStats) {
         self.egress.resize(snapshot.ports.len());
         self.decap.begin(self.worker, stats);
+        self.egress.watch_delivered(self.pauses);
         let now = self.now();
         while self.decap.open_some(snapshot, self.worker, now, &mut self.pool) {
             self.decapsulated(snapshot, now);
