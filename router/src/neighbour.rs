@@ -42,6 +42,8 @@ const HOLD_DOWN: u64 = 1_000;
 const KEEP: u64 = 600_000;
 /// Slots that a key may be in.
 const WINDOW: usize = 8;
+/// Slots looked at for an interface's own entry to give up, when its limit is reached and none is near.
+const SEARCH: usize = 64;
 /// Slots looked at per housekeeping.
 const SWEEP: usize = 512;
 /// Tries for the lock.
@@ -56,6 +58,8 @@ struct Inner {
     counts: HashMap<u16, Count>,
     /// Where the sweep goes on.
     sweep: usize,
+    /// Where the search for an entry to give up goes on.
+    hand: usize,
 }
 
 /// The table.
@@ -404,23 +408,36 @@ impl Neighbours {
     fn insert(&self, now: u64, inner: &mut Inner, iface: IfaceId, addr: u128) -> Option<usize> {
         let full = inner.counts.entry(iface.0).or_default().entries >= self.limits.per_iface;
         let free = self.window(iface, addr).find(|&at| self.slots[at].iface.load(Relaxed) == EMPTY);
+        let may_go = |at: &usize| {
+            self.read(*at).is_some_and(|(i, _, value)| {
+                let age = now.saturating_sub(self.slots[*at].since.load(Relaxed));
+                let idle = match value.state() {
+                    State::Failed | State::Stale => true,
+                    State::Reachable => age > REACHABLE,
+                    _ => false,
+                };
+                idle && (!full || i == u64::from(iface.0))
+            })
+        };
         let at = match free.filter(|_| !full) {
             Some(at) => at,
             None => {
-                let victim = self.window(iface, addr).filter(|&at| {
-                    self.read(at).is_some_and(|(i, _, value)| {
-                        let age = now.saturating_sub(self.slots[at].since.load(Relaxed));
-                        let idle = match value.state() {
-                            State::Failed | State::Stale => true,
-                            State::Reachable => age > REACHABLE,
-                            _ => false,
-                        };
-                        idle && (!full || i == u64::from(iface.0))
-                    })
-                });
-                let victim = victim.min_by_key(|&at| self.slots[at].since.load(Relaxed))?;
-                self.clear(inner, victim);
-                victim
+                let near = self.window(iface, addr).filter(may_go);
+                match near.min_by_key(|&at| self.slots[at].since.load(Relaxed)) {
+                    Some(at) => {
+                        self.clear(inner, at);
+                        at
+                    }
+                    // An entry elsewhere makes room below the limit, if not a slot.
+                    None => {
+                        let (free, mask) = (free?, self.slots.len() - 1);
+                        let from = inner.hand;
+                        let far = (1..=SEARCH).map(|i| (from + i) & mask).find(may_go);
+                        inner.hand = far.unwrap_or(from + SEARCH) & mask;
+                        self.clear(inner, far?);
+                        free
+                    }
+                }
             }
         };
         inner.counts.entry(iface.0).or_default().entries += 1;
