@@ -27,7 +27,6 @@ use crate::endpoint::{Carriers, announce, forget, has_default_route, mac_of, no_
 use crate::model::attach::{
     Attach, Attachment, AttachmentStatus, InterfaceStatus, Network, NetworkWish, Published,
 };
-use crate::model::guard::Allow;
 use crate::model::{Desired, LinkSpec, Owner, PortKind, PortSpec, PortState, PortStatus, TapSpec};
 use crate::net::session;
 use crate::{Error, Result};
@@ -338,19 +337,8 @@ fn port_spec(asked: &Attach, network: &Network) -> PortSpec {
     let mut labels = asked.labels.clone();
     let own = [&asked.container, &asked.ifname, &asked.network.name];
     labels.extend(LABELS.iter().zip(own).map(|(key, value)| ((*key).to_owned(), value.clone())));
-    let tap = PortKind::Tap(TapSpec { netns, ifname, link, ..TapSpec::default() });
-    PortSpec {
-        vlan: network.vlan,
-        trunks: network.trunks(),
-        isolated: !network.icc,
-        anti_spoof: match network.anti_spoof {
-            // The MAC address is that of the interface.
-            true => asked.addresses.iter().map(|net| Allow::Net(net.addr().into())).collect(),
-            false => Vec::new(),
-        },
-        labels,
-        ..PortSpec::new(asked.owner, network.bridge.clone(), tap)
-    }
+    let tap = TapSpec { netns, ifname, link, ..TapSpec::default() };
+    PortSpec { labels, ..network.port(asked.owner, tap, &asked.addresses) }
 }
 
 /// Publishes the ports of an attachment that has none yet.

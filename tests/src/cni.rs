@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::internet::{Internet, OUTSIDE4, OUTSIDE6};
+use crate::internet::Internet;
 use crate::{Netns, eventually};
 
 /// Where Debian has its plugins.
@@ -59,15 +59,7 @@ impl Default for Machine {
 impl Machine {
     /// The daemon's namespace is the machine: `up0` is its interface, with addresses and default routes.
     pub fn new() -> Machine {
-        let net = Internet::plugged(&[]);
-        for line in [
-            &format!("ip address add {OUTSIDE4}/24 dev up0"),
-            &format!("ip address add {OUTSIDE6}/64 dev up0 nodad"),
-            "ip route add default via 192.0.2.1",
-            "ip -6 route add default via 2001:db8::1",
-        ] {
-            net.lab.ns.sh(line);
-        }
+        let net = Internet::machine(&[]);
         let bin = net.lab.dir().join("bin");
         net.lab.ok(&["cni", "install", "--dir", bin.to_str().expect("utf-8")]);
         Machine { net, bin }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::internet::{Internet, OUTSIDE4, OUTSIDE6};
+use crate::internet::Internet;
 use crate::{Netns, cmd, eventually};
 
 /// `dockerd` without bridges, iptables and images, but for one of busybox, `bb`.
@@ -238,15 +238,7 @@ impl Machine {
         // The directory is every engine's in the sandbox: each has a driver of its own there.
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let driver = format!("trunkline{}", COUNTER.fetch_add(1, Ordering::Relaxed));
-        let net = Internet::plugged(&[&format!("--docker=/run/docker/plugins/{driver}.sock")]);
-        for line in [
-            &format!("ip address add {OUTSIDE4}/24 dev up0"),
-            &format!("ip address add {OUTSIDE6}/64 dev up0 nodad"),
-            "ip route add default via 192.0.2.1",
-            "ip -6 route add default via 2001:db8::1",
-        ] {
-            net.lab.ns.sh(line);
-        }
+        let net = Internet::machine(&[&format!("--docker=/run/docker/plugins/{driver}.sock")]);
         let docker = Docker::inside(&net.lab.ns, args);
         Machine { docker, net, driver }
     }

@@ -60,6 +60,21 @@ impl Internet {
         net
     }
 
+    /// The same without uplink and masquerade: the daemon's namespace is a machine whose one interface `up0` has
+    /// its addresses and default routes.
+    pub fn machine(args: &[&str]) -> Internet {
+        let net = Internet::plugged(args);
+        for line in [
+            &format!("ip address add {OUTSIDE4}/24 dev up0"),
+            &format!("ip address add {OUTSIDE6}/64 dev up0 nodad"),
+            "ip route add default via 192.0.2.1",
+            "ip -6 route add default via 2001:db8::1",
+        ] {
+            net.lab.ns.sh(line);
+        }
+        net
+    }
+
     /// The same without uplink and masquerade; the interface for it is there.
     pub fn plugged(args: &[&str]) -> Internet {
         let lab = Lab::with_args(args);

@@ -101,15 +101,7 @@ fn prefixes_that_are_on_link_outside_are_answered_for() {
 
 /// The daemon's namespace is a machine with one interface, which the switch shares.
 fn machine() -> Internet {
-    let net = Internet::plugged(&[]);
-    for line in [
-        "ip address add 192.0.2.10/24 dev up0",
-        "ip address add 2001:db8::10/64 dev up0 nodad",
-        "ip route add default via 192.0.2.1",
-        "ip -6 route add default via 2001:db8::1",
-    ] {
-        net.lab.ns.sh(line);
-    }
+    let net = Internet::machine(&[]);
     net.far.sh("ip -6 route del fd07::/64");
     net.lab.ok(&["uplink", "add", "up", "--type", "shared"]);
     net.lab.ok(&["nat", "masquerade", "add", "--from", "fd07::/64", "--uplink", "up", "--nat66"]);

@@ -13,15 +13,7 @@ use trunkline_tests::{Kind, over_kinds, ping, transfer};
 
 /// The daemon's namespace is the machine: `up0` is its interface, with address and default route.
 fn machine() -> Internet {
-    let net = Internet::plugged(&[]);
-    for line in [
-        "ip address add 192.0.2.10/24 dev up0",
-        "ip address add 2001:db8::10/64 dev up0 nodad",
-        "ip route add default via 192.0.2.1",
-        "ip -6 route add default via 2001:db8::1",
-    ] {
-        net.lab.ns.sh(line);
-    }
+    let net = Internet::machine(&[]);
     ping::assert_reaches(&net.lab.ns, ip(FAR4));
     ping::assert_reaches(&net.lab.ns, ip(FAR6));
     net

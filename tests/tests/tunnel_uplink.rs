@@ -9,7 +9,7 @@ use trunkline_tests::ovs::Ovs;
 use trunkline_tests::transfer::{Transfer, assert_tcp, assert_udp_echo};
 use trunkline_tests::underlay::{Family, Underlay};
 use trunkline_tests::vxlan::VxlanHost;
-use trunkline_tests::{Lab, ping, tunnel};
+use trunkline_tests::{Container, Lab, ping, tunnel};
 
 const MIB: u64 = 1 << 20;
 
@@ -120,13 +120,7 @@ fn a_shared_uplink_and_the_host() {
     let also = ["port", "add", "br1", "also", "--type", "vxlan", "--vni", "78", "--remote", "198.18.9.2"];
     one.fails(&also, &["UDP port 4789", "shared with the host"]);
     // A path that shrinks, as on any uplink.
-    let before = tunnel::mtu(&a);
-    let load = Transfer::start(&a.ns, &b.ns, b.v4, 40 * MIB, Some(15_000_000));
-    std::thread::sleep(Duration::from_millis(500));
-    under.set_mtu(2, 1400);
-    two.ns.sh("ip link set u0 mtu 1400");
-    load.assert_whole(Duration::from_secs(120), 40 * MIB);
-    tunnel::await_mtu(&one, &a, before - 100);
+    shrinks_under_load(&under, (&one, &a), (&two, &b));
     // To the sockets and back, while it runs.
     one.ok(&["port", "set", "tun", "--underlay", "none"]);
     ping::assert_reaches(&a.ns, b.v4);
@@ -207,6 +201,18 @@ fn outer_fragments_are_put_together() {
 }
 
 /// Routes and path MTU are the switch's own business.
+/// The second host's link takes 100 bytes less while a stream runs: it arrives whole, and the first host's container
+/// gets the smaller MTU.
+fn shrinks_under_load(under: &Underlay, (one, a): (&Lab, &Container), (two, b): (&Lab, &Container)) {
+    let before = tunnel::mtu(a);
+    let load = Transfer::start(&a.ns, &b.ns, b.v4, 40 * MIB, Some(15_000_000));
+    std::thread::sleep(Duration::from_millis(500));
+    under.set_mtu(2, 1400);
+    two.ns.sh("ip link set u0 mtu 1400");
+    load.assert_whole(Duration::from_secs(120), 40 * MIB);
+    tunnel::await_mtu(one, a, before - 100);
+}
+
 #[test]
 fn a_router_says_that_the_path_shrank() {
     for (family, line) in [(Family::V4, "--type gre --key 7"), (Family::V6, "--type vxlan --vni 77")] {
@@ -216,13 +222,7 @@ fn a_router_says_that_the_path_shrank() {
         add(&two, false, line, &under.address(1, family).to_string());
         let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
         ping::assert_reaches(&a.ns, b.v4);
-        let before = tunnel::mtu(&a);
-        let load = Transfer::start(&a.ns, &b.ns, b.v4, 40 * MIB, Some(15_000_000));
-        std::thread::sleep(Duration::from_millis(500));
-        under.set_mtu(2, 1400);
-        two.ns.sh("ip link set u0 mtu 1400");
-        load.assert_whole(Duration::from_secs(120), 40 * MIB);
-        tunnel::await_mtu(&one, &a, before - 100);
+        shrinks_under_load(&under, (&one, &a), (&two, &b));
         assert_tcp(&b.ns, &a.ns, a.v4, 10 * MIB);
         one.assert_conserved();
     }

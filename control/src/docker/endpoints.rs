@@ -10,8 +10,7 @@ use crate::endpoint::no_gateway;
 use crate::endpoint::ports::{Held, Publisher};
 use crate::model::attach::{Network, Published};
 use crate::model::docker::{DockerEndpoint, DockerSpec};
-use crate::model::guard::Allow;
-use crate::model::{Desired, LinkSpec, Owner, PortKind, PortSpec, TapSpec};
+use crate::model::{Desired, LinkSpec, Owner, PortSpec, TapSpec};
 use crate::{Error, Result};
 
 /// Longest name of an interface, bytes, is 15: two letters, this much of the id, and the generation.
@@ -109,18 +108,8 @@ fn port(id: &str, network: &Network, endpoint: &DockerEndpoint) -> PortSpec {
     let link = LinkSpec { mac: Some(endpoint.mac.clone()), mtu: network.mtu, ..LinkSpec::default() };
     let tap =
         TapSpec { ifname: Some(interface(id, endpoint)), handed_over: true, link, ..TapSpec::default() };
-    PortSpec {
-        vlan: network.vlan,
-        trunks: network.trunks(),
-        isolated: !network.icc,
-        anti_spoof: match network.anti_spoof {
-            // The MAC address is that of the interface.
-            true => endpoint.addresses.iter().map(|net| Allow::Net(net.addr().into())).collect(),
-            false => Vec::new(),
-        },
-        labels: [("docker-network".to_owned(), short(&endpoint.network).to_owned())].into(),
-        ..PortSpec::new(Owner::Docker, &network.bridge, PortKind::Tap(tap))
-    }
+    let labels = [("docker-network".to_owned(), short(&endpoint.network).to_owned())].into();
+    PortSpec { labels, ..network.port(Owner::Docker, tap, &endpoint.addresses) }
 }
 
 /// Notes the container's namespace; `anew`: the interface is made once more, the last one is gone.

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::guard::Allow;
 use super::l3::{Proto, is_true, yes};
-use super::{LinkRoute, Owner, PortStatus, is_false, l3keys};
+use super::{LinkRoute, Owner, PortKind, PortSpec, PortStatus, TapSpec, is_false, l3keys};
 
 /// A network of containers that docker, CNI or podman asked for: a bridge or one VLAN of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,10 +56,21 @@ pub struct Network {
 }
 
 impl Network {
-    /// What its containers' ports carry: without a VLAN of its own, untagged frames and no others, since the
-    /// bridge may have networks in VLANs beside it.
-    pub fn trunks(&self) -> Option<String> {
-        self.vlan.is_none().then(|| "0".to_owned())
+    /// The port of a container with these addresses, held to what the network allows.
+    pub fn port(&self, owner: Owner, tap: TapSpec, addresses: &[IpNet]) -> PortSpec {
+        PortSpec {
+            vlan: self.vlan,
+            // Without a VLAN of its own, untagged frames and no others: the bridge may have networks in VLANs
+            // beside it.
+            trunks: self.vlan.is_none().then(|| "0".to_owned()),
+            isolated: !self.icc,
+            anti_spoof: match self.anti_spoof {
+                // The MAC address is that of the interface.
+                true => addresses.iter().map(|net| Allow::Net(net.addr().into())).collect(),
+                false => Vec::new(),
+            },
+            ..PortSpec::new(owner, &self.bridge, PortKind::Tap(tap))
+        }
     }
 }
 
