@@ -23,6 +23,9 @@ pub(crate) mod host;
 #[cfg(test)]
 mod tests;
 
+/// What [`Link::gso_segments`] is where nobody has set it (GSO_MAX_SEGS).
+pub(crate) const GSO_MAX_SEGMENTS: u32 = 65_535;
+
 /// An interface as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -34,6 +37,8 @@ pub(crate) struct Link {
     pub(crate) mac: Option<MacAddr>,
     /// Bytes.
     pub(crate) mtu: u32,
+    /// Most segments of a superframe that is sent by it (IFLA_GSO_MAX_SEGS).
+    pub(crate) gso_segments: u32,
     /// Administratively up.
     pub(crate) up: bool,
     /// It has a carrier.
@@ -122,6 +127,16 @@ impl Session {
     pub(crate) fn set_mtu(&self, link: &Link, mtu: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
         self.set(|| format!("cannot set interface {} to MTU {mtu}", link.name), message)
+    }
+
+    /// Sets the most segments of a superframe.
+    pub(crate) fn set_gso_segments(&self, link: &Link, segments: u32) -> Result<()> {
+        let most = LinkAttribute::GsoMaxSegs(segments);
+        let message = LinkUnspec::new_with_index(link.index).append_extra_attribute(most).build();
+        self.set(
+            || format!("cannot limit superframes of interface {} to {segments} segments", link.name),
+            message,
+        )
     }
 
     /// Sets the interface up or down.
@@ -347,6 +362,7 @@ impl From<LinkMessage> for Link {
             name: String::new(),
             mac: None,
             mtu: 0,
+            gso_segments: GSO_MAX_SEGMENTS,
             up: message.header.flags.contains(LinkFlags::Up),
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             tx_dropped: 0,
@@ -357,6 +373,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::GsoMaxSegs(segments) => link.gso_segments = segments,
                 LinkAttribute::Stats64(stats) => link.tx_dropped = stats.tx_dropped,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 _ => {}

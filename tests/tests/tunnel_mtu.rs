@@ -79,6 +79,9 @@ fn the_inner_mtu_is_derived_set_and_told() {
         let b = tunnel::container(&two.two, "b");
         tunnel::await_mtu(&two.one, &a, mtu);
         tunnel::await_mtu(&two.two, &b, mtu);
+        let segments = if name.starts_with("gre") { 65535 } else { 65507 / (mtu + 22) };
+        let limited = || link(&a.ns, "eth0", "gso_max_segs") == segments.to_string();
+        assert!(eventually(Duration::from_secs(5), limited), "{}", a.ns.sh("ip -d link show eth0"));
         let shown = two.one.json(&["port", "show", "a"]);
         assert!(shown["mtu-why"].as_str().is_some_and(|why| why.contains("tun")), "{shown:#}");
         let big = stubborn(&two.one, "big", 1500);
@@ -332,11 +335,13 @@ fn what_else_is_on_the_bridge_follows_or_is_told() {
     two.one.ns.sh("ip link set old mtu 1600 up");
     let adopt = ["port", "add", "br0", "old", "--type", "tap", "--ifname", "old", "--adopt"];
     two.one.ok(&adopt);
-    let is = |mtu: &str| eventually(Duration::from_secs(5), || link_mtu(&two.one.ns, "old") == mtu);
-    assert!(is("1450"));
+    let segments =
+        |n: &str| eventually(Duration::from_secs(5), || link(&two.one.ns, "old", "gso_max_segs") == n);
+    let is = |mtu: &str| eventually(Duration::from_secs(5), || link(&two.one.ns, "old", "mtu") == mtu);
+    assert!(is("1450") && segments("44"));
     assert_eq!(why(&two.one, &["port", "show", "old"]), (1450.into(), "what tunnel tun carries".to_owned()));
     two.one.ok(&["port", "del", "old"]);
-    assert!(is("1600"));
+    assert!(is("1600") && segments("65535"));
     two.one.ok(&adopt);
     assert!(is("1450"));
     // A gateway: from behind it, too.
@@ -350,19 +355,20 @@ fn what_else_is_on_the_bridge_follows_or_is_told() {
     }
     tunnel::await_mtu(&two.two, &b, 1350);
     let follows =
-        || why(&two.one, &["gateway", "show", "br0"]).0 == 1350 && link_mtu(&two.one.ns, "old") == "1350";
+        || why(&two.one, &["gateway", "show", "br0"]).0 == 1350 && link(&two.one.ns, "old", "mtu") == "1350";
     assert!(eventually(Duration::from_secs(5), follows), "{:#}", two.one.json(&["gateway", "show", "br0"]));
     // Without the tunnel all is as it was.
     two.one.ok(&["port", "del", "tun"]);
-    assert!(is("1600"));
+    assert!(is("1600") && segments("65535"));
     assert_eq!(why(&two.one, &["gateway", "show", "br0"]), (1500.into(), String::new()));
     two.two.assert_conserved();
 }
 
-fn link_mtu(ns: &Netns, name: &str) -> String {
+/// An attribute of an interface, as `ip -d link` names it.
+fn link(ns: &Netns, name: &str, attribute: &str) -> String {
     let link: serde_json::Value =
-        serde_json::from_str(&ns.sh(&format!("ip -j link show dev {name}"))).expect("ip -j");
-    link[0]["mtu"].to_string()
+        serde_json::from_str(&ns.sh(&format!("ip -d -j link show dev {name}"))).expect("ip -j");
+    link[0][attribute].to_string()
 }
 
 /// An MTU by command: more than fits is fragmented outside.

@@ -4,6 +4,7 @@
 //! shorter last one, and share everything else: socket, destination, traffic class, TTL. Each datagram stays
 //! a packet of its own, one element of the gather list (two when it has a tail), with its own tunnel header.
 
+use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::{Batch, Packet, Pool};
 
 use crate::DropReason;
@@ -15,6 +16,13 @@ pub const MAX_SEGMENTS: usize = 64;
 
 /// Most bytes of a run: an IPv4 packet less its header and UDP's.
 pub const MAX_BYTES: usize = 65_507;
+
+/// Most full segments of a superframe that are one run, where the inner MTU is this.
+pub fn most_segments(inner_mtu: u16) -> usize {
+    // The header of VXLAN, and of Geneve without options.
+    const TUNNEL: usize = 8;
+    (MAX_BYTES / (TUNNEL + ETH_HLEN + usize::from(inner_mtu))).clamp(1, MAX_SEGMENTS)
+}
 
 /// Datagrams for one `sendmsg`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

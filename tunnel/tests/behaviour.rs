@@ -356,6 +356,26 @@ fn runs_of_large_datagrams_stay_within_one_ip_packet() {
     assert!(runs.runs().iter().all(|run| run.bytes <= udp::MAX_BYTES));
 }
 
+#[test]
+fn a_superframe_within_the_limit_is_one_run_and_one_segment_more_is_two() {
+    let mut pool = Pool::new(256, 4);
+    for (mtu, segments) in [(1450usize, 44), (1430, 45), (8950, 7), (1280, 50), (576, 64)] {
+        assert_eq!(udp::most_segments(mtu as u16), segments, "{mtu}");
+        for (segments, want) in [(segments, 1), (segments + 1, 2)] {
+            // IPv4 and TCP.
+            let offload = mtu - 40;
+            let frame = Frame { payload: offload * segments, offload, ..Frame::SMALL };
+            if frame.payload > 65_000 {
+                continue;
+            }
+            let (mut out, mut runs, state) = (Batch::new(), UdpRuns::new(1), TxState::default());
+            let frame = frame.build(&mut pool);
+            segment_for_udp(frame, &vxlan(), &state, &mut pool, &mut out, &mut runs).unwrap();
+            assert_eq!(runs.runs().len(), want, "{segments} segments of {mtu}");
+        }
+    }
+}
+
 /// Ethernet pads short frames, and IP may carry more than UDP says; neither belongs to the inner frame.
 #[test]
 fn what_lies_behind_the_outer_packet_is_cut_off() {

@@ -1,11 +1,16 @@
 //! The MTU of TAPs and gateways whose bridge has tunnels: what the narrowest tunnel carries, so that nothing a
 //! container sends, or is sent by way of a gateway, is too large for it.
+//!
+//! Superframes follow, too: 64 KiB of TCP with a tunnel header on each segment are a little more than one datagram
+//! with UDP_SEGMENT holds, and what is over would go on, be received and be merged as a small one of its own, at
+//! the price of a large one.
 
 use std::collections::BTreeMap;
 
 use super::tap::DEFAULT_MTU;
 use super::world::{Device, KernelWorld};
 use crate::model::l3::GatewaySpec;
+use crate::net::GSO_MAX_SEGMENTS;
 use crate::validate::gateway_place;
 
 impl KernelWorld {
@@ -32,11 +37,17 @@ impl KernelWorld {
     pub(super) fn follow_mtus(&mut self) {
         self.gateways_follow_mtus();
         let taps = self.ports.iter().filter(|(_, p)| matches!(p.device, Some(Device::Tap(_))));
+        let of_bridge = |bridge: &String| (self.bridge_mtu(bridge).0, self.bridge_segments(bridge));
+        let limits: BTreeMap<_, _> = self.bridges.keys().map(|b| (b.clone(), of_bridge(b))).collect();
         let wanted: Vec<_> =
-            taps.map(|(name, port)| (name.clone(), self.bridge_mtu(&port.spec.bridge).0)).collect();
-        for (name, mtu) in wanted {
+            taps.filter_map(|(name, port)| Some((name.clone(), *limits.get(&port.spec.bridge)?))).collect();
+        for (name, (mtu, segments)) in wanted {
             let Some(port) = self.ports.get_mut(&name) else { continue };
             let Some(Device::Tap(tap)) = &mut port.device else { continue };
+            if let Err(error) = tap.limit_segments(segments) {
+                // They are cut in two, then.
+                tracing::info!(port = name, %error, "superframes do not follow those of the tunnels");
+            }
             match tap.set_default_mtu(&port.spec, mtu) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -51,6 +62,15 @@ impl KernelWorld {
                 }
             }
         }
+    }
+
+    /// Most segments of a superframe that all tunnels of a bridge pass on in one piece.
+    fn bridge_segments(&self, bridge: &str) -> u32 {
+        let tunnel = |port: &super::world::Port| match &port.device {
+            Some(Device::Tunnel(tunnel)) if port.spec.bridge == bridge => tunnel.segments(),
+            _ => None,
+        };
+        self.ports.values().filter_map(tunnel).min().unwrap_or(GSO_MAX_SEGMENTS)
     }
 
     fn gateways_follow_mtus(&mut self) {

@@ -11,7 +11,7 @@ use trunkline_ports::netns::Netns;
 use trunkline_ports::tap::{Tap, TapConfig};
 
 use crate::model::{Follow, LinkRoute, LinkSpec, OffloadMode, PortKind, PortSpec};
-use crate::net::{Link, Session, explain, session};
+use crate::net::{GSO_MAX_SEGMENTS, Link, Session, explain, session};
 use crate::{Error, ErrorKind, Result};
 
 /// MTU of an interface for which none is given, bytes.
@@ -154,6 +154,9 @@ pub(super) struct TapDevice {
     pub(super) default_mtu: u32,
     /// What it was when this daemon first saw the interface.
     own_mtu: u32,
+    /// Most segments of a superframe that comes in by it, now and when this daemon first saw the interface.
+    segments: u32,
+    own_segments: u32,
     /// Renamed to make room for another port's; to be undone if that edit fails.
     pub(super) aside: bool,
     /// What an adopted interface was like, and what was made of it.
@@ -193,7 +196,18 @@ impl TapDevice {
         let (link, before) = session(netns.as_ref(), set_up)?;
         let found = place.adopt.then(|| Box::new((before, wanted)));
         let (place, default_mtu, mtu) = (place.clone(), wish.default_mtu, link.mtu);
-        Ok(TapDevice { tap, place, mac: link.mac, mtu, default_mtu, own_mtu: mtu, aside: false, found })
+        Ok(TapDevice {
+            tap,
+            place,
+            mac: link.mac,
+            mtu,
+            default_mtu,
+            own_mtu: mtu,
+            segments: link.gso_segments,
+            own_segments: link.gso_segments,
+            aside: false,
+            found,
+        })
     }
 
     /// Goes on with descriptors that the keeper held. What somebody took away from the interface meanwhile
@@ -220,6 +234,8 @@ impl TapDevice {
             mtu: link.mtu,
             default_mtu: wish.default_mtu,
             own_mtu: link.mtu,
+            segments: link.gso_segments,
+            own_segments: if wish.place.adopt { link.gso_segments } else { GSO_MAX_SEGMENTS },
             aside: false,
             found: None,
         })
@@ -278,13 +294,27 @@ impl TapDevice {
         Ok(())
     }
 
-    /// The port goes: an adopted interface gets its own MTU back, if tunnels had lowered it.
-    pub(super) fn let_go(&mut self, spec: &PortSpec) -> Result<()> {
-        let given = mtu_is_given(spec);
-        if !self.place.adopt || given || self.mtu == self.own_mtu || !self.is_alive() {
+    /// Has its kernel make superframes of so many segments at most, or as many as it did on its own.
+    pub(super) fn limit_segments(&mut self, most: u32) -> Result<()> {
+        let wanted = most.min(self.own_segments);
+        if self.segments == wanted || self.aside || !self.is_alive() {
             return Ok(());
         }
-        self.set_mtu(self.own_mtu)
+        let name = self.name_now()?;
+        session(Some(&self.netns()?), |s| s.set_gso_segments(&s.expect_link(&name)?, wanted))?;
+        self.segments = wanted;
+        Ok(())
+    }
+
+    /// The port goes: an adopted interface gets back what tunnels had lowered.
+    pub(super) fn let_go(&mut self, spec: &PortSpec) -> Result<()> {
+        if !self.place.adopt || !self.is_alive() {
+            return Ok(());
+        }
+        if !mtu_is_given(spec) && self.mtu != self.own_mtu {
+            self.set_mtu(self.own_mtu)?;
+        }
+        self.limit_segments(self.own_segments)
     }
 
     fn set_offload(&mut self, offload: bool) -> Result<()> {

@@ -8,6 +8,7 @@ use trunkline_packet::{MacAddr, PortId, VlanId};
 use trunkline_ports::link::{self, Link};
 use trunkline_ports::underlay::{Path, path};
 use trunkline_tunnel::mtu::{InnerMtu, Why, inner_mtu, overhead};
+use trunkline_tunnel::udp::most_segments;
 use trunkline_tunnel::{Endpoint, Kind, Nets, Tunnels, bfd};
 
 use super::tap::DEFAULT_MTU;
@@ -23,6 +24,8 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Tunnel {
     /// What carries it; `None` while its uplink is down: the engine has no tunnel then.
     carrier: Option<Underlay>,
+    /// In UDP datagrams.
+    udp: bool,
     /// The way to each remote, and to the group.
     paths: Vec<(IpAddr, io::Result<Path>)>,
     /// What the path to the remote takes that takes least, bytes of outer IP.
@@ -80,7 +83,13 @@ impl Tunnel {
                 (DEFAULT_MTU as u16, inner, why)
             }
         };
-        Ok(Tunnel { carrier: by.carrier(), paths, outer, inner, why })
+        Ok(Tunnel { carrier: by.carrier(), udp: kind.is_udp(), paths, outer, inner, why })
+    }
+
+    /// Most full segments of a superframe that one `sendmsg` takes; `None` where none are sent so (GRE, uplinks).
+    pub(super) fn segments(&self) -> Option<u32> {
+        let Some(Underlay::Sockets) = self.carrier else { return None };
+        self.udp.then(|| most_segments(self.inner.mtu) as u32)
     }
 
     /// Why no frames pass, if none do: there is no way to any remote, or none of them lives.
