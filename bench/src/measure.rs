@@ -64,8 +64,8 @@ pub fn measure(scenario: &Scenario, span: Duration, pin: bool) -> io::Result<Mea
     let frames = u64::from(scenario.frames_per_worker()) * u64::from(scenario.workers);
     let once = scenario.work == Work::NatNew;
     let clock = (Instant::now(), machine::workers_cpu()?);
-    lab.play(once)?;
-    lab.wait_for(frames)?;
+    lab.play(once.then_some(NonZeroU64::MIN))?;
+    lab.wait_for(frames, Duration::from_millis(1))?;
     if once {
         // A thread that has gone to sleep has been charged for all it did.
         std::thread::sleep(Duration::from_millis(20));
@@ -86,6 +86,20 @@ pub fn measure(scenario: &Scenario, span: Duration, pin: bool) -> io::Result<Mea
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Plays all frames `rounds` times. Returns how many packets that were, and how long it took.
+///
+/// # Errors
+/// As [`measure`].
+pub fn play(scenario: &Scenario, rounds: NonZeroU64) -> io::Result<(u64, Duration)> {
+    let mut lab = Lab::new(scenario, false)?;
+    let packets = u64::from(scenario.frames_per_worker()) * u64::from(scenario.workers) * rounds.get();
+    let (start, cpu) = (Instant::now(), machine::workers_cpu()?);
+    lab.play(Some(rounds))?;
+    // Seldom, since looking is counted, too, where instructions are.
+    lab.wait_for(packets, Duration::from_millis(20))?;
+    lab.result(0, start, cpu).map(|measured| (packets, measured.took))
 }
 
 /// An engine between replays and probes.
@@ -252,9 +266,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Begins to play.
-    fn play(&mut self, once: bool) -> io::Result<()> {
-        let count = once.then_some(NonZeroU64::MIN);
+    /// Begins to play, so often or for ever.
+    fn play(&mut self, count: Option<NonZeroU64>) -> io::Result<()> {
         let replays: io::Result<Vec<_>> = (0..self.scenario.workers)
             .map(|w| Replay::new(self.scenario.frames(w), ReplayConfig { count, rate: None }))
             .collect();
@@ -283,11 +296,11 @@ impl Lab {
         DropReason::ALL.iter().map(|r| (r.name(), sum(r))).filter(|&(_, n)| n > 0).collect()
     }
 
-    /// Until so many packets have left.
-    fn wait_for(&self, packets: u64) -> io::Result<()> {
+    /// Until so many packets have left, looking so often.
+    fn wait_for(&self, packets: u64, every: Duration) -> io::Result<()> {
         let (mut seen, mut since) = (0, Instant::now());
         while seen < packets {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(every);
             let now = self.packets();
             if now != seen {
                 (seen, since) = (now, Instant::now());

@@ -16,6 +16,7 @@ use trunkline_ports::replay::{Replay, ReplayConfig};
 use trunkline_switch::{BridgeConfig, PortConfig, VlanMode};
 
 use crate::frames::{self, Mix, SINK};
+use crate::{measure, scenario};
 
 /// A way with a name.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,8 @@ enum Layer {
     Translated,
     /// Each packet begins a connection: the table is full of others.
     Opened,
+    /// Into a tunnel or out of one, over an uplink: as in the scenario of that name.
+    Tunnelled,
 }
 
 const ONE: Mix = Mix { flows: 1, macs: 1, len: 60 };
@@ -99,13 +102,34 @@ pub const SCENARIOS: &[Scenario] = &[
         vlan: false,
         layer: Layer::Opened,
     },
+    tunnelled("vxlan-encap", "into VXLAN over an uplink, 10,000 flows"),
+    tunnelled("vxlan-decap", "out of VXLAN over an uplink, 10,000 flows"),
+    tunnelled("gre-encap", "into GRE over an uplink, 10,000 flows"),
+    tunnelled("gre-decap", "out of GRE over an uplink, 10,000 flows"),
 ];
+
+const fn tunnelled(name: &'static str, help: &'static str) -> Scenario {
+    Scenario { name, help, mix: ONE, vlan: false, layer: Layer::Tunnelled }
+}
+
+/// Plays all frames of a scenario `rounds` times and waits until the last one has left. Returns how many there were
+/// and how long it took.
+///
+/// # Errors
+/// When the engine cannot start, or when not all of them leave: what was counted did not arrive.
+pub fn play(scenario: Scenario, rounds: NonZeroU64) -> io::Result<(u64, Duration)> {
+    if scenario.layer == Layer::Tunnelled {
+        let measured = scenario::Scenario::find(scenario.name);
+        return measure::play(measured.ok_or_else(|| io::Error::other("no such scenario"))?, rounds);
+    }
+    Path::new(scenario)?.play(rounds)
+}
 
 /// Connections that there is room for when each packet is to begin one: fewer than there are flows.
 const ROOM: usize = 16_384;
 
 /// An engine with one worker, a bridge and a null port behind which [`SINK`] is.
-pub struct Path {
+struct Path {
     engine: Engine,
     bridge: BridgeId,
     out: PortId,
@@ -114,10 +138,7 @@ pub struct Path {
 
 impl Path {
     /// Sets everything up but the source.
-    ///
-    /// # Errors
-    /// When the engine cannot start.
-    pub fn new(scenario: Scenario) -> io::Result<Path> {
+    fn new(scenario: Scenario) -> io::Result<Path> {
         let engine = Engine::start(EngineConfig { workers: 1, pin: false, spin: Spin::Micros(0) })?;
         let bridge = engine.add_bridge(BridgeConfig { max_macs: 1 << 20, ..BridgeConfig::default() });
         if scenario.layer != Layer::Switched {
@@ -135,12 +156,7 @@ impl Path {
         Ok(Path { engine, bridge, out, scenario })
     }
 
-    /// Plays all frames `rounds` times and waits until the last one has left. Returns how many there were and
-    /// how long it took.
-    ///
-    /// # Errors
-    /// When they do not all leave within two minutes: what was counted did not arrive.
-    pub fn play(&self, rounds: NonZeroU64) -> io::Result<(u64, Duration)> {
+    fn play(&self, rounds: NonZeroU64) -> io::Result<(u64, Duration)> {
         let frames = frames::udp(self.scenario.mix);
         let expected = frames.len() as u64 * rounds.get();
         let replay = Replay::new(frames, ReplayConfig { count: Some(rounds), rate: None })?;

@@ -203,7 +203,7 @@ impl Egress<'_> {
     /// by itself, so that it counts as one packet.
     #[inline]
     fn prepare(&mut self, mut packet: Packet, queue: &dyn TxQueue) {
-        if segment::l3_segment_len(&packet) > self.view.mtu as usize {
+        if segment::exceeds(&packet, self.view.mtu as usize) {
             return self.lose(packet, DropReason::Mtu);
         }
         if packet.meta().vlan.is_some()

@@ -277,14 +277,21 @@ impl Stages {
     /// Encapsulates what is queued for tunnels over uplinks, and has the router send it. False: nothing was.
     fn uplinks(&mut self, snapshot: &Snapshot, now: u32) -> bool {
         let uplink_of = |port| snapshot.port(port).and_then(|view| view.tunnel()?.uplink());
-        let mut any = false;
+        // What goes by one uplink is routed at once.
+        let mut by = None;
         while let Some(port) = self.egress.take(|port| uplink_of(port).is_some(), &mut self.batch) {
-            any = true;
+            let uplink = uplink_of(port);
+            if by.is_some() && (by != uplink || self.egress.outer().len() >= BATCH) {
+                self.route_own(snapshot, by, now);
+            }
+            by = uplink;
             let (batch, at) = (&mut self.batch, (self.worker, now));
             self.egress.encapsulate(snapshot, port, at, &mut self.pool, |tunnel| tunnel.send_all(batch));
-            self.route_own(snapshot, uplink_of(port), now);
         }
-        any
+        if by.is_some() {
+            self.route_own(snapshot, by, now);
+        }
+        by.is_some()
     }
 
     /// A packet of a tunnel itself, over an uplink.

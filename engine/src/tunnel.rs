@@ -58,7 +58,8 @@ impl Default for BfdOptions {
 /// A tunnel port.
 #[derive(Clone, Debug)]
 pub struct TunnelConfig {
-    /// Addresses, networks, how packets are made. Its port and state are set by the engine. A group is sent
+    /// Addresses, networks, how packets are made. Its port, state and
+    /// `mss_clamp` are set by the engine. A group is sent
     /// to besides the remotes, and anyone may send when there is one.
     pub endpoint: Endpoint,
     /// What carries it.

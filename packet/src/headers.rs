@@ -4,9 +4,10 @@
 //! Nothing here panics on any bytes. Lengths that the headers claim are reported, not judged: whether the
 //! frame holds all of the IP packet is [`Headers::is_whole`].
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use crate::ether::ETH_HLEN;
+use crate::plain::MAPPED;
 use crate::vlan::Tpid;
 use crate::{EtherType, Packet};
 
@@ -246,12 +247,15 @@ impl Headers {
     /// Wrong for a packet that still has a routing header to obey (RFC 8200 §8.1).
     #[inline]
     pub fn pseudo(&self, head: &[u8], len: u32) -> crate::checksum::Sum {
-        let (l3, sum) = (usize::from(self.l3), crate::checksum::Sum::ZERO);
-        let addresses = match self.version {
-            IpVersion::V4 => head.get(l3 + 12..l3 + 20),
-            IpVersion::V6 => head.get(l3 + 8..l3 + 40),
-        };
-        sum.bytes(addresses.unwrap_or_default()).add(u32::from(self.proto)).add(len)
+        let l3 = usize::from(self.l3);
+        let sum = crate::checksum::Sum::ZERO.add(u32::from(self.proto)).add(len);
+        match self.version {
+            IpVersion::V4 => {
+                let (src, dst) = (read32(head, l3 + 12), read32(head, l3 + 16));
+                sum.add(src.unwrap_or_default()).add(dst.unwrap_or_default())
+            }
+            IpVersion::V6 => sum.bytes(head.get(l3 + 8..l3 + 40).unwrap_or_default()),
+        }
     }
 
     /// Who talks to whom. `None` when the bytes of the ports are not in the head.
@@ -261,9 +265,8 @@ impl Headers {
         let ports = matches!(self.proto, proto::TCP | proto::UDP) && self.fragment == Fragment::None;
         let (src, dst) = match self.version {
             IpVersion::V4 => {
-                let a: &[u8; 8] = head.get(l3 + 12..)?.first_chunk()?;
-                let [a, b, c, d, e, f, g, h] = *a;
-                (Ipv4Addr::new(a, b, c, d).to_ipv6_mapped(), Ipv4Addr::new(e, f, g, h).to_ipv6_mapped())
+                let mapped = |addr: u32| Ipv6Addr::from_bits(MAPPED | u128::from(addr));
+                (mapped(read32(head, l3 + 12)?), mapped(read32(head, l3 + 16)?))
             }
             IpVersion::V6 => {
                 let (src, rest) = head.get(l3 + 8..)?.split_first_chunk::<16>()?;
@@ -297,13 +300,23 @@ impl FlowKey {
     /// attacker may depend on it.
     #[inline]
     pub fn hash32(&self) -> u32 {
-        let (src, dst) = (u128::from(self.src), u128::from(self.dst));
-        let ports = u64::from(self.src_port) << 32 | u64::from(self.dst_port) << 16 | u64::from(self.proto);
-        let a =
-            fold_mul((src >> 64) as u64 ^ 0x9e37_79b9_7f4a_7c15, (dst >> 64) as u64 ^ 0xc2b2_ae3d_27d4_eb4f);
-        let b = fold_mul(src as u64 ^ ports ^ 0x1656_67b1_9e37_79f9, dst as u64 ^ a ^ 0x27d4_eb2f_1656_67c5);
-        (b ^ b >> 32) as u32
+        let ports = u32::from(self.src_port) << 16 | u32::from(self.dst_port);
+        hash(self.src.to_bits(), self.dst.to_bits(), ports, self.proto)
     }
+
+    /// [`FlowKey::hash32`] of two IPv4 hosts, the source port in the high half of `ports`.
+    #[inline]
+    pub fn hash32_v4(src: u32, dst: u32, ports: u32, proto: u8) -> u32 {
+        hash(MAPPED | u128::from(src), MAPPED | u128::from(dst), ports, proto)
+    }
+}
+
+#[inline]
+fn hash(src: u128, dst: u128, ports: u32, proto: u8) -> u32 {
+    let ports = u64::from(ports) << 16 | u64::from(proto);
+    let a = fold_mul((src >> 64) as u64 ^ 0x9e37_79b9_7f4a_7c15, (dst >> 64) as u64 ^ 0xc2b2_ae3d_27d4_eb4f);
+    let b = fold_mul(src as u64 ^ ports ^ 0x1656_67b1_9e37_79f9, dst as u64 ^ a ^ 0x27d4_eb2f_1656_67c5);
+    (b ^ b >> 32) as u32
 }
 
 #[inline]

@@ -81,8 +81,8 @@ impl Plain {
     }
 }
 
-/// An IPv4 address in its mapped form.
-const MAPPED: u128 = 0xffff_0000_0000;
+/// An IPv4 address in its mapped form (RFC 4291 §2.5.5.2), less the address.
+pub const MAPPED: u128 = 0xffff_0000_0000;
 
 #[inline]
 fn v4(h: &[u8; LEAST_V4]) -> Option<Plain> {

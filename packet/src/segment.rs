@@ -15,6 +15,7 @@
 
 use crate::buf::HEAD_ROOM;
 use crate::checksum::{self, Sum, TCP_CHECK, UDP_CHECK};
+use crate::ether::ETH_HLEN;
 use crate::headers::{
     self, Fragment, Headers, IPV6_HLEN, IpVersion, UDP_HLEN, proto, read16, write16, write32,
 };
@@ -93,6 +94,13 @@ pub fn l3_segment_len(packet: &Packet) -> usize {
         _ => packet.len().min(usize::from(hdr_len(packet)) + usize::from(gso.size)),
     };
     longest.saturating_sub(l2)
+}
+
+/// Whether a frame, or a segment of it, is larger than an MTU of so many bytes: see [`l3_segment_len`].
+#[inline]
+pub fn exceeds(packet: &Packet, mtu: usize) -> bool {
+    // Most are shorter by far, link header and all.
+    packet.len() > ETH_HLEN + mtu && l3_segment_len(packet) > mtu
 }
 
 /// Everything about a superframe that is the same for all its segments.

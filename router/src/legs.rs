@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use trunkline_packet::plain::{L3, LEAST_V4};
-use trunkline_packet::{DropReason, MacAddr, Packet, Plain, Pool};
+use trunkline_packet::plain::{L3, LEAST_V4, MAPPED};
+use trunkline_packet::{DropReason, EtherType, MacAddr, Packet, Plain, Pool};
 
 use crate::build;
 use crate::iface::{IfaceId, Zone};
@@ -19,6 +19,7 @@ use crate::tables::{Hop, Tables, Target};
 const OUT: u32 = 1 << 16;
 const ENTRY: u32 = 2 << 16;
 const IN: u32 = 3 << 16;
+const OWN: u32 = 4 << 16;
 
 /// Legs remembered; each has one place. Anybody can make addresses that share a place; they cost a lookup.
 const LEGS: usize = 4096;
@@ -73,6 +74,16 @@ impl Next {
     pub fn iface(&self) -> IfaceId {
         self.iface
     }
+}
+
+/// The link by which packets of our own to one address leave, while a batch lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    dst: u128,
+    iface: IfaceId,
+    mtu: u16,
+    to: MacAddr,
+    from: MacAddr,
 }
 
 impl Legs {
@@ -135,7 +146,65 @@ fn into(tables: &Tables, zone: Zone, dst: IpAddr) -> Option<Hop> {
     }
 }
 
+/// Anywhere that is no address of ours.
+fn beyond(tables: &Tables, uplink: IfaceId, dst: IpAddr) -> Option<Hop> {
+    match Exit::of(tables.outside(uplink, dst), dst) {
+        Exit::Hop(hop) => Some(hop),
+        _ => None,
+    }
+}
+
+/// The destination of an untagged IP frame.
+#[inline]
+fn destination(head: &[u8]) -> Option<u128> {
+    match EtherType(u16::from_be_bytes(*head.get(12..)?.first_chunk()?)) {
+        EtherType::IPV4 => {
+            Some(MAPPED | u128::from(u32::from_be_bytes(*head.get(L3 + 16..)?.first_chunk()?)))
+        }
+        EtherType::IPV6 => Some(u128::from_be_bytes(*head.get(L3 + 24..)?.first_chunk()?)),
+        _ => None,
+    }
+}
+
 impl Router {
+    /// Makes a packet of our own, an untagged IP frame to be sent by an uplink, ready for its link, where that is all
+    /// there is to do; returns by which interface. Else it is as it was, and to be given to [`Router::send_own`].
+    /// `last` is for those that follow in a batch.
+    #[inline]
+    pub fn link_own(
+        &mut self,
+        now: u64,
+        uplink: IfaceId,
+        packet: &mut Packet,
+        last: &mut Option<Link>,
+    ) -> Option<IfaceId> {
+        let dst = destination(packet.head())?;
+        let link = match last {
+            Some(link) if link.dst == dst => *link,
+            _ => *last.insert(self.link_to(now, uplink, dst)?),
+        };
+        if exceeds(packet, link.mtu) {
+            return None;
+        }
+        build::link(packet.head_mut(), link.to, link.from);
+        Some(link.iface)
+    }
+
+    fn link_to(&mut self, now: u64, uplink: IfaceId, dst: u128) -> Option<Link> {
+        let (tables, legs) = self.parts();
+        let next = legs.get(OWN | u32::from(uplink.0), dst, tables, |dst| beyond(tables, uplink, dst))?;
+        let leg = *self.legs().0.get(next.place as usize)?;
+        let to = match self.neighbours().resolve_at(leg.slot, now, leg.iface, leg.next) {
+            Some(mac) => mac,
+            None => {
+                let slot = self.neighbours().slot_of(leg.iface, Ipv6Addr::from(leg.next).to_canonical())?;
+                self.parts().1.0[next.place as usize].slot = slot;
+                self.neighbours().resolve_at(slot, now, leg.iface, leg.next)?
+            }
+        };
+        Some(Link { dst, iface: leg.iface, mtu: leg.mtu, to, from: leg.mac })
+    }
+
     /// Where a plain packet to `dst` from a zone goes by an uplink, if that is where it goes. Addresses are in
     /// IPv6 form, as all here.
     #[inline]

@@ -76,7 +76,7 @@ pub(crate) fn ttl(head: &[u8], ip: &Headers) -> u8 {
 /// Whether an untagged frame, or a segment of it, is larger than an MTU.
 #[inline]
 pub(crate) fn exceeds(packet: &Packet, mtu: u16) -> bool {
-    packet.len() > ETH_HLEN + usize::from(mtu) && segment::l3_segment_len(packet) > usize::from(mtu)
+    segment::exceeds(packet, usize::from(mtu))
 }
 
 /// Whether a packet is larger than an MTU and must not be fragmented.

@@ -84,6 +84,14 @@ impl TunnelHeader {
         &self.bytes[..self.len()]
     }
 
+    /// The header, when it is one of eight bytes that is the same in all packets: VXLAN's, GRE's with a key and no more,
+    /// Geneve's without options.
+    #[inline]
+    pub(crate) fn constant(&self) -> Option<[u8; 8]> {
+        let varies = self.sequence || self.checksum || self.kind == Kind::Nvgre;
+        (self.len == 8 && !varies).then_some(*self.bytes.first_chunk()?)
+    }
+
     /// Writes the header with the parts that differ from packet to packet, except the checksum.
     #[inline]
     pub(crate) fn write(&self, out: &mut [u8], hash: u32, state: &TxState) {
@@ -162,6 +170,8 @@ pub struct Encap {
     pub udp_checksum: bool,
     /// The inner VLAN tag.
     pub inner_vlan: InnerVlan,
+    /// Lower TCP's maximum segment size to what fits this inner MTU (see [`crate::mtu::mss`]).
+    pub mss_clamp: Option<u16>,
 }
 
 impl Encap {
@@ -178,6 +188,7 @@ impl Encap {
             df: true,
             udp_checksum: remote.is_ipv6(),
             inner_vlan: InnerVlan::default_for(header.kind()),
+            mss_clamp: None,
         }
     }
 }

@@ -11,8 +11,9 @@ use trunkline_packet::{
 use crate::config::InnerVlan;
 use crate::geneve::GeneveHeader;
 use crate::gre::{self, GreHeader, TEB};
-use crate::inner::{finished_sum, finished_sum_of, infer_offload, take_ecn, unfinished};
-use crate::table::{Match, Tunnels};
+use crate::inner::{finished_sum, finished_sum_of, infer_offload, is_settled, take_ecn, unfinished};
+use crate::mtu::mss;
+use crate::table::{Match, Tunnel, Tunnels};
 use crate::{DropCounts, Kind, vxlan};
 
 /// Bytes of each of several merged datagrams that are copied: all headers, the tunnel's and those inside. The
@@ -39,29 +40,44 @@ pub fn decap(packet: &mut Packet, outer: &Outer, tunnels: &Tunnels) -> Result<()
     meta.offload.shift(-(len as i16));
     meta.outer = Offload::NONE;
     meta.vlan = None;
-    match found.tunnel.inner_vlan() {
-        InnerVlan::Keep => pop_tag(packet)?,
-        InnerVlan::Strip if has_tag(packet) => return Err(DropReason::InnerTag),
-        InnerVlan::Strip => {}
-    }
-    take_ecn(packet, outer.tos)?;
-    if packet.meta().offload.is_gso() || !packet.meta().offload.csum.is_full() {
-        // From a port: the metadata was the inner frame's all along.
-        packet.meta().offload.check(packet.len())?;
+    let endpoint = found.tunnel.endpoint();
+    let unaided = !packet.meta().offload.is_gso() && packet.meta().offload.csum.is_full();
+    if unaided && is_settled(packet, outer.tos, endpoint.inner_mtu) {
+        packet.meta_mut().offload = Offload::NONE;
     } else {
-        infer_offload(packet, found.tunnel.endpoint().inner_mtu);
+        settle(packet, outer, found.tunnel, unaided)?;
     }
     if let Some(vid) = found.vlan.filter(|vid| vid.get() != 0) {
         packet.meta_mut().vlan = Some(VlanTag::new(Tpid::Customer, vid, 0));
     }
     // Last, so that only packets that pass move the window.
     match gre.and_then(|gre| gre.sequence) {
-        Some(sequence) if found.tunnel.endpoint().gre_sequence => {
-            found.tunnel.endpoint().state.rx.accept(sequence)
-        }
-        None if found.tunnel.endpoint().gre_sequence => Err(DropReason::GreSequence),
+        Some(sequence) if endpoint.gre_sequence => endpoint.state.rx.accept(sequence),
+        None if endpoint.gre_sequence => Err(DropReason::GreSequence),
         _ => Ok(()),
     }
+}
+
+/// Sees to the inner frame's tag, congestion mark, what its sender left undone, and its maximum segment size.
+/// `unaided`: there is no metadata about it.
+fn settle(packet: &mut Packet, outer: &Outer, tunnel: &Tunnel, unaided: bool) -> Result<(), DropReason> {
+    match tunnel.inner_vlan() {
+        InnerVlan::Keep => pop_tag(packet)?,
+        InnerVlan::Strip if has_tag(packet) => return Err(DropReason::InnerTag),
+        InnerVlan::Strip => {}
+    }
+    take_ecn(packet, outer.tos)?;
+    let endpoint = tunnel.endpoint();
+    if unaided {
+        infer_offload(packet, endpoint.inner_mtu);
+    } else {
+        // From a port: the metadata was the inner frame's all along.
+        packet.meta().offload.check(packet.len())?;
+    }
+    if endpoint.mss_clamp {
+        mss::clamp(packet, endpoint.inner_mtu);
+    }
+    Ok(())
 }
 
 /// Hears of packets that [`decap_all`] refuses.
@@ -89,20 +105,19 @@ pub fn decap_all(
 ) {
     let len = packet.len();
     let size = opened.gro.map_or(len, usize::from);
+    if len <= size {
+        // A lone datagram, whose metadata (if any) is the inner frame's.
+        return match decap(&mut packet, &opened.outer, tunnels) {
+            Ok(()) => out.push(packet),
+            Err(refusal) => refuse(packet, refusal, pool, refusals),
+        };
+    }
     let mut take = |mut packet: Packet, filled: Result<(), DropReason>, pool: &mut Pool| match filled
         .and_then(|()| decap(&mut packet, &opened.outer, tunnels))
     {
         Ok(()) => out.push(packet),
-        Err(refusal) => {
-            // A train is refused as the datagrams that it was.
-            (0..packet.meta().frames).for_each(|_| refusals.refuse(packet.meta().in_port, refusal));
-            pool.put(packet);
-        }
+        Err(refusal) => refuse(packet, refusal, pool, refusals),
     };
-    if len <= size {
-        // A lone datagram, whose metadata (if any) is the inner frame's.
-        return take(packet, Ok(()), pool);
-    }
     if let Some((found, skip)) = found_by_first(&mut packet, &opened.outer, tunnels)
         && merge_train(&mut packet, size, skip, found.tunnel.endpoint().inner_mtu)
     {
@@ -119,6 +134,13 @@ pub fn decap_all(
             .and_then(|()| datagram.share_range(&packet, at + front, whole - front, pool));
         take(datagram, filled, pool);
     }
+    pool.put(packet);
+}
+
+#[cold]
+fn refuse(packet: Packet, refusal: DropReason, pool: &mut Pool, refusals: &mut impl Refusals) {
+    // A train is refused as the datagrams that it was.
+    (0..packet.meta().frames).for_each(|_| refusals.refuse(packet.meta().in_port, refusal));
     pool.put(packet);
 }
 

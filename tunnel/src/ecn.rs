@@ -2,7 +2,8 @@
 
 use crate::DropReason;
 
-const MASK: u8 = 3;
+/// Where the field is in a traffic class.
+pub(crate) const MASK: u8 = 3;
 const NOT_ECT: u8 = 0;
 const ECT1: u8 = 1;
 const CE: u8 = 3;

@@ -7,10 +7,12 @@
 
 use std::net::IpAddr;
 
+use trunkline_packet::headers::Headers;
 use trunkline_packet::{Batch, Checksum, DropReason, Offload, Packet, Pool, pop_tag, push_tag, segment};
 
 use crate::config::{Encap, InnerVlan, Tos, Ttl, TxState};
 use crate::inner::{Inner, finished_sum};
+use crate::mtu::mss;
 use crate::outer::{self, OuterPath};
 use crate::{ecn, gre};
 
@@ -86,27 +88,39 @@ pub fn encap_frame(
     pool: &mut Pool,
     out: &mut Batch,
 ) -> Result<SendInfo, DropReason> {
-    let (info, inner) = match prepare(&mut packet, to) {
-        Ok(done) => done,
-        Err(refusal) => {
-            pool.put(packet);
-            return Err(refusal);
+    let step = |packet: &mut Packet, info: &SendInfo| {
+        if outer::push_usual(packet, to, path, info, state).is_none() {
+            push_header(packet, to, info, state)?;
+            outer::push(packet, to, path, info, state)?;
         }
-    };
-    let before = out.len();
-    // Segmentation puts right two layers of headers, and does not count sequence numbers.
-    if packet.meta().offload.is_gso() && (to.header.has_sequence() || !inner.is_plain) {
-        segment(packet, pool, out, false)?;
-    } else {
-        out.push(packet);
-    }
-    finish(out, before, pool, |packet| {
-        push_header(packet, to, &info, state)?;
-        outer::push(packet, to, path, &info, state)?;
         packet.meta_mut().vlan = path.vlan;
         Ok(())
-    })?;
-    Ok(info)
+    };
+    let done = prepare(&mut packet, to).and_then(|(info, inner)| {
+        // Segmentation puts right two layers of headers, and does not count sequence numbers.
+        let offload = &packet.meta().offload;
+        let apart = offload.is_gso() && (to.header.has_sequence() || !inner.is_plain(offload.csum));
+        if !apart {
+            step(&mut packet, &info)?;
+        }
+        Ok((info, apart))
+    });
+    match done {
+        Ok((info, false)) => {
+            out.push(packet);
+            Ok(info)
+        }
+        Ok((info, true)) => {
+            let before = out.len();
+            segment(packet, pool, out, false)?;
+            finish(out, before, pool, |packet| step(packet, &info))?;
+            Ok(info)
+        }
+        Err(refusal) => {
+            pool.put(packet);
+            Err(refusal)
+        }
+    }
 }
 
 /// Does `step` to the packets appended since `before`, or gives them all back to the pool.
@@ -140,15 +154,19 @@ fn prepare(packet: &mut Packet, to: &Encap) -> Result<(SendInfo, Inner), DropRea
     if packet.head().len() < trunkline_packet::ether::ETH_HLEN {
         return Err(DropReason::InnerTooShort);
     }
-    packet.meta().offload.check(packet.len())?;
-    let inner = Inner::examine(packet);
-    if let (Some(flow), Some(local)) = (inner.flow, to.local)
-        && mapped(local) == flow.src
-        && mapped(to.remote) == flow.dst
-        && flow.proto == outer::protocol(to.header.kind())
-        && (!to.header.kind().is_udp() || flow.dst_port == to.dst_port)
+    if packet.meta().offload != Offload::NONE {
+        packet.meta().offload.check(packet.len())?;
+    }
+    let inner = Inner::examine(packet.head());
+    let kind = to.header.kind();
+    if inner.proto == outer::protocol(kind)
+        && (!kind.is_udp() || inner.dst_port == to.dst_port)
+        && is_between(packet.head(), to)
     {
         return Err(DropReason::TunnelLoop);
+    }
+    if let Some(mtu) = to.mss_clamp.filter(|_| inner.is_syn(packet.head())) {
+        mss::clamp(packet, mtu);
     }
     let (inner_tos, inner_ttl) = inner.ip.unwrap_or((0, Ttl::DEFAULT));
     let dscp = match to.tos {
@@ -160,6 +178,13 @@ fn prepare(packet: &mut Packet, to: &Encap) -> Result<(SendInfo, Inner), DropRea
         Ttl::Fixed(ttl) => ttl,
     };
     Ok((SendInfo { tos: ecn::encap(dscp, inner_tos), ttl, df: to.df, hash: inner.hash }, inner))
+}
+
+/// Whether a packet is from our end of a tunnel to the other one, as far as ours is known.
+#[cold]
+fn is_between(head: &[u8], to: &Encap) -> bool {
+    let flow = Headers::of_frame(head).and_then(|ip| ip.flow(head));
+    flow.zip(to.local).is_some_and(|(flow, local)| mapped(local) == flow.src && mapped(to.remote) == flow.dst)
 }
 
 fn mapped(addr: IpAddr) -> std::net::Ipv6Addr {

@@ -1,11 +1,12 @@
 //! What the tunnel needs to know of the frame inside, and what it can tell of the frame that comes out.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use trunkline_packet::checksum::{Sum, ipv4_header_ok, transport_ok};
 use trunkline_packet::headers::{
     FlowKey, Fragment, Headers, IPV4_HLEN, IPV6_HLEN, IpVersion, link, proto, read16, write16,
 };
+use trunkline_packet::plain::{L4_V4, LEAST_V4};
 use trunkline_packet::{Checksum, EtherType, Gso, GsoKind, MacAddr, Offload, Packet};
 
 use crate::{DropReason, ecn};
@@ -13,6 +14,8 @@ use crate::{DropReason, ecn};
 /// Where the checksum is in a TCP and a UDP header.
 const TCP_CHECK: u16 = 16;
 const UDP_CHECK: u16 = 6;
+/// Behind TCP's, over IPv4 without options, in an untagged frame.
+const TCP_CHECK_END: usize = L4_V4 + TCP_CHECK as usize + 2;
 
 /// An IP header inside a frame, of which no more than the fixed part is known to be there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +35,27 @@ impl InnerIp {
             _ => return None,
         };
         (head.get(at..at + len)?[0] >> 4 == nibble).then_some(InnerIp { at, version })
+    }
+
+    /// All there is to know of it; `None` when it is malformed or cut off.
+    #[inline]
+    pub(crate) fn headers(self, head: &[u8]) -> Option<Headers> {
+        Headers::ip(head, self.at)
+    }
+
+    /// Source and destination.
+    #[inline]
+    pub(crate) fn addresses(self, head: &[u8]) -> Option<(IpAddr, IpAddr)> {
+        match self.version {
+            IpVersion::V4 => {
+                let (src, rest) = head.get(self.at + 12..)?.split_first_chunk::<4>()?;
+                Some((Ipv4Addr::from(*src).into(), Ipv4Addr::from(*rest.first_chunk::<4>()?).into()))
+            }
+            IpVersion::V6 => {
+                let (src, rest) = head.get(self.at + 8..)?.split_first_chunk::<16>()?;
+                Some((Ipv6Addr::from(*src).into(), Ipv6Addr::from(*rest.first_chunk::<16>()?).into()))
+            }
+        }
     }
 
     /// TOS or traffic class.
@@ -66,30 +90,73 @@ impl InnerIp {
 }
 
 /// The frame about to be encapsulated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Inner {
     /// Same for all packets of a flow.
     pub(crate) hash: u32,
     /// Traffic class and TTL, of IP.
     pub(crate) ip: Option<(u8, u8)>,
-    /// Who talks to whom, in IP.
-    pub(crate) flow: Option<FlowKey>,
-    /// The checksum metadata points at the outermost transport header.
-    pub(crate) is_plain: bool,
+    /// The transport protocol; 0 without IP.
+    pub(crate) proto: u8,
+    /// Where the transport header begins; 0 without IP.
+    pub(crate) l4: u16,
+    /// Of UDP and TCP, when it is no fragment.
+    pub(crate) dst_port: u16,
 }
 
 impl Inner {
     #[inline]
-    pub(crate) fn examine(packet: &Packet) -> Inner {
-        let head = packet.head();
-        let headers = Headers::of_frame(head);
+    pub(crate) fn examine(head: &[u8]) -> Inner {
+        Inner::usual(head).unwrap_or_else(|| Inner::any(head))
+    }
+
+    /// Whole IPv4 packets of TCP or UDP without options, in untagged frames: in one reading.
+    #[inline]
+    fn usual(head: &[u8]) -> Option<Inner> {
+        let h: &[u8; LEAST_V4] = head.first_chunk()?;
+        let word = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+        let (front, fragment, proto) = (word(12), word(18), h[23]);
+        let usual = front >> 8 == 0x08_0045
+            && word(14) & 0xffff >= IPV4_HLEN as u32
+            && fragment & 0x3fff == 0
+            && matches!(proto, proto::TCP | proto::UDP);
+        let (src, dst, ports) = (word(26), word(30), word(34));
+        usual.then(|| Inner {
+            hash: FlowKey::hash32_v4(src, dst, ports, proto),
+            ip: Some((front as u8, h[22])),
+            proto,
+            l4: L4_V4 as u16,
+            dst_port: ports as u16,
+        })
+    }
+
+    /// Whatever there may be.
+    fn any(head: &[u8]) -> Inner {
+        let found = InnerIp::find(head);
+        let headers = found.and_then(|ip| ip.headers(head));
         let flow = headers.and_then(|ip| ip.flow(head));
-        let ip = InnerIp::find(head).map(|ip| (ip.tos(head), ip.ttl(head)));
-        let is_plain = match (packet.meta().offload.csum, headers) {
-            (Checksum::Partial { start, .. }, Some(ip)) => ip.l4 == start,
+        Inner {
+            hash: flow.unwrap_or_else(|| link_flow(head)).hash32(),
+            ip: found.map(|ip| (ip.tos(head), ip.ttl(head))),
+            proto: flow.map_or(0, |flow| flow.proto),
+            l4: headers.map_or(0, |ip| ip.l4),
+            dst_port: flow.map_or(0, |flow| flow.dst_port),
+        }
+    }
+
+    /// Whether checksum metadata points at the outermost transport header.
+    pub(crate) fn is_plain(&self, csum: Checksum) -> bool {
+        match csum {
+            Checksum::Partial { start, .. } => self.l4 == 0 || self.l4 == start,
             _ => true,
-        };
-        Inner { hash: flow.unwrap_or_else(|| link_flow(head)).hash32(), ip, flow, is_plain }
+        }
+    }
+
+    /// Whether it begins or accepts a TCP connection.
+    #[inline]
+    pub(crate) fn is_syn(&self, head: &[u8]) -> bool {
+        const SYN: u8 = 0x02;
+        self.proto == proto::TCP && head.get(usize::from(self.l4) + 13).is_some_and(|flags| flags & SYN != 0)
     }
 }
 
@@ -121,6 +188,30 @@ pub(crate) fn take_ecn(packet: &mut Packet, outer_tos: u8) -> Result<(), DropRea
         ip.set_tos(packet.head_mut(), new);
     }
     Ok(())
+}
+
+/// Whether nothing is to be done to a frame that comes out of a tunnel, neither by [`take_ecn`] nor by
+/// [`infer_offload`], nor to its maximum segment size: a whole IPv4 packet of TCP or UDP without options, no superframe,
+/// its checksum finished. All of it in one reading.
+#[inline]
+pub(crate) fn is_settled(packet: &Packet, outer_tos: u8, mtu: u16) -> bool {
+    let Some(h) = packet.head().first_chunk::<TCP_CHECK_END>() else { return false };
+    let word = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+    let (front, total, fragment, proto) = (word(12), word(14) & 0xffff, word(18), h[23]);
+    const SYN: u8 = 0x02;
+    let (check, quiet) = match proto {
+        proto::UDP => (word(38) as u16, true),
+        proto::TCP => (word(48) as u16, total <= u32::from(mtu) && h[47] & SYN == 0),
+        _ => return false,
+    };
+    let addresses = Sum::ZERO.add(word(26)).add(word(30));
+    let pseudo = addresses.add(u32::from(proto)).add(total.wrapping_sub(IPV4_HLEN as u32) & 0xffff).fold();
+    front >> 8 == 0x08_0045
+        && total >= IPV4_HLEN as u32
+        && fragment & 0x3fff == 0
+        && quiet
+        && check != pseudo
+        && outer_tos & ecn::MASK == 0
 }
 
 /// Finds out what the sender left undone in a frame that came without metadata, and writes it there.
@@ -205,5 +296,68 @@ pub(crate) fn finished_sum_of(packet: &Packet, from: usize, csum: Checksum) -> O
             Some(Sum::ZERO.bytes(headers).sub(pseudo.into()))
         }
         _ => Some(Sum::ZERO.frame(packet, from)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mtu::mss;
+    use proptest::prelude::*;
+    use trunkline_packet::Pool;
+
+    proptest! {
+        /// What is left alone is what nothing would be done to.
+        #[test]
+        fn the_settled_is_as_it_should_be(
+            mut frame in prop::collection::vec(any::<u8>(), 50..90), tcp: bool, syn: bool, len in 20u8..80,
+            mtu in 40u16..80, outer_tos in 0u8..4, partial: bool,
+        ) {
+            frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, len]);
+            frame[20..22].copy_from_slice(&[0x40, 0]);
+            frame[23] = if tcp { proto::TCP } else { proto::UDP };
+            if tcp {
+                (frame[46], frame[47]) = (0x50, if syn { 0x02 } else { 0x10 });
+            }
+            let at = if tcp { 50 } else { 40 };
+            if let Some(ip) = Headers::of_frame(&frame).filter(|_| partial && at + 2 <= frame.len()) {
+                let pseudo = ip.pseudo(&frame, u32::from(len) - 20).fold();
+                write16(&mut frame, at, pseudo);
+            }
+            let mut pool = Pool::new(1, 1);
+            let mut p = pool.get();
+            p.set_bytes(&frame, &mut pool).unwrap();
+            let settled = is_settled(&p, outer_tos, mtu);
+            prop_assert!(settled || partial || tcp || outer_tos != 0 || frame.len() < TCP_CHECK_END
+                || Headers::of_frame(&frame).is_some_and(|ip| ip.pseudo(&frame, u32::from(len) - 20).fold() == read16(&frame, at).unwrap_or_default()));
+            if settled {
+                prop_assert!(!partial || Headers::of_frame(&frame).is_none());
+                prop_assert_eq!(take_ecn(&mut p, outer_tos), Ok(()));
+                infer_offload(&mut p, mtu);
+                prop_assert!(!mss::clamp(&mut p, mtu));
+                prop_assert_eq!(p.to_vec(), frame);
+                prop_assert_eq!(p.meta().offload, Offload::NONE);
+            }
+        }
+
+        /// What is read in one go is what is found step by step.
+        #[test]
+        fn the_usual_is_nothing_special(
+            mut frame in prop::collection::vec(any::<u8>(), 30..80), ip: bool, ihl in 4u8..7, tcp: bool, whole: bool,
+        ) {
+            if ip {
+                frame[12..15].copy_from_slice(&[8, 0, 0x40 | ihl]);
+                frame[16] = 0;
+                frame[23] = if tcp { proto::TCP } else { proto::UDP };
+            }
+            if whole {
+                frame[20..22].copy_from_slice(&[0x40, 0]);
+            }
+            let usual = Inner::usual(&frame);
+            prop_assert!(usual.is_none() || usual == Some(Inner::any(&frame)));
+            prop_assert_eq!(Inner::examine(&frame), Inner::any(&frame));
+            let all = ip && whole && ihl == 5 && frame.len() >= 42 && frame[17] >= 20;
+            prop_assert!(usual.is_some() || !all);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! changes as packets flow (sequence numbers) is in each endpoint's shared [`EndpointState`], which the next
 //! table takes over, so an endpoint that stays does not notice that others come and go.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 use trunkline_packet::{PortId, VlanId};
 
 use crate::config::{Encap, InnerVlan, RxSequence, Tos, Ttl, TunnelHeader, TxState};
+use crate::exact::{Exact, Key, Pair};
 use crate::{DropReason, GreKey, Kind, NetId, Outer, Vni, outer};
 
 /// The virtual networks behind one port.
@@ -70,6 +71,8 @@ pub struct Endpoint {
     pub gre_sequence: bool,
     /// Longest inner IP packet; larger TCP packets that come in are cut to it.
     pub inner_mtu: u16,
+    /// Lower TCP's maximum segment size to the inner MTU, in both directions.
+    pub mss_clamp: bool,
     /// Sequence numbers.
     pub state: Arc<EndpointState>,
 }
@@ -94,6 +97,7 @@ impl Endpoint {
             gre_checksum: false,
             gre_sequence: false,
             inner_mtu: 1450,
+            mss_clamp: false,
             state: Arc::default(),
         }
     }
@@ -121,6 +125,7 @@ impl Endpoint {
             df: self.df,
             udp_checksum: self.udp_checksum.unwrap_or(default.udp_checksum),
             inner_vlan: self.inner_vlan(),
+            mss_clamp: self.mss_clamp.then_some(self.inner_mtu),
             ..default
         }
     }
@@ -273,12 +278,12 @@ impl Tunnel {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Pair {
-    kind: Kind,
-    port: u16,
-    local: Option<IpAddr>,
-    remote: Option<IpAddr>,
+/// Which of local and remote address an endpoint names, the most precise first.
+const SHAPES: [(bool, bool); 4] = [(true, true), (false, true), (true, false), (false, false)];
+
+#[inline]
+const fn shape(local: bool, remote: bool) -> usize {
+    local as usize | (remote as usize) << 1
 }
 
 /// A match: the tunnel and the VLAN its map gives the packet.
@@ -294,10 +299,14 @@ pub struct Match<'a> {
 #[derive(Debug, Default)]
 pub struct Tunnels {
     tunnels: Vec<Tunnel>,
-    exact: HashMap<(Pair, NetId), (usize, Option<VlanId>), RandomState>,
+    exact: Exact,
     pairs: HashSet<Pair, RandomState>,
+    /// Which of [`SHAPES`] there are, by [`shape`].
+    shapes: [bool; 4],
     locals: HashSet<IpAddr, RandomState>,
     udp_ports: Vec<(u16, Kind)>,
+    gre: bool,
+    zero_checksum_v6: bool,
 }
 
 impl Tunnels {
@@ -334,14 +343,17 @@ impl Tunnels {
         for (&local, &remote) in locals.iter().flat_map(|l| remotes.iter().map(move |r| (l, r))) {
             let pair = Pair { kind: endpoint.kind, port, local, remote };
             self.pairs.insert(pair);
+            self.shapes[shape(local.is_some(), remote.is_some())] = true;
             for &(vlan, net) in &nets {
-                if let Some((other, _)) = self.exact.insert((pair, net), (self.tunnels.len(), vlan)) {
+                if let Some(other) = self.exact.insert(&pair, net, (self.tunnels.len(), vlan)) {
                     let first = self.tunnels.get(other).map_or(endpoint.port, |t| t.endpoint.port);
                     return Err(TableError::Conflict { first, second: endpoint.port });
                 }
             }
         }
         self.locals.extend(endpoint.local);
+        self.gre |= !endpoint.kind.is_udp();
+        self.zero_checksum_v6 |= endpoint.zero_checksum_v6;
         let mut sends: Vec<Sends> = nets
             .iter()
             .filter_map(|&(vlan, net)| {
@@ -370,6 +382,18 @@ impl Tunnels {
     #[inline]
     pub fn kind_of_port(&self, port: u16) -> Option<Kind> {
         self.udp_ports.iter().find(|(p, _)| *p == port).map(|&(_, kind)| kind)
+    }
+
+    /// Whether there is any GRE or NVGRE.
+    #[inline]
+    pub fn has_gre(&self) -> bool {
+        self.gre
+    }
+
+    /// Whether any endpoint takes packets over IPv6 without an outer UDP checksum.
+    #[inline]
+    pub fn zero_checksum_v6(&self) -> bool {
+        self.zero_checksum_v6
     }
 
     /// Whether packets of this IP protocol from `src` to `dst` may be a tunnel's: all that can be said of a
@@ -406,21 +430,27 @@ impl Tunnels {
     /// The most precise match: both addresses, then any local, then any remote, then any of both.
     #[inline]
     fn find(&self, kind: Kind, outer: &Outer, net: NetId) -> Option<Result<Match<'_>, DropReason>> {
+        let port = if kind.is_udp() { outer.dst_port } else { 0 };
+        let pair = Pair { kind, port, local: Some(outer.dst), remote: Some(outer.src) };
+        let key = Key::new(&pair, net);
+        let named = SHAPES.into_iter().filter(|&(local, remote)| self.shapes[shape(local, remote)]);
         let mut found =
-            self.pairs(kind, outer).filter_map(|pair| Some((pair, *self.exact.get(&(pair, net))?)));
-        let (pair, (index, vlan)) = found.next()?;
-        if outer.src == outer.dst || (pair.remote.is_none() && self.locals.contains(&outer.src)) {
+            named.filter_map(|(local, remote)| Some((remote, self.exact.get(&key.naming(local, remote))?)));
+        let (named, (index, vlan)) = found.next()?;
+        if outer.src == outer.dst || (!named && self.locals.contains(&outer.src)) {
             return Some(Err(DropReason::TunnelLoop));
         }
         Some(Ok(Match { tunnel: self.tunnels.get(index)?, vlan }))
     }
 
-    #[inline]
     fn pairs(&self, kind: Kind, outer: &Outer) -> impl Iterator<Item = Pair> + use<> {
         let (src, dst, port) = (outer.src, outer.dst, if kind.is_udp() { outer.dst_port } else { 0 });
-        [(Some(dst), Some(src)), (None, Some(src)), (Some(dst), None), (None, None)]
-            .into_iter()
-            .map(move |(local, remote)| Pair { kind, port, local, remote })
+        SHAPES.into_iter().map(move |(local, remote)| Pair {
+            kind,
+            port,
+            local: local.then_some(dst),
+            remote: remote.then_some(src),
+        })
     }
 
     fn missed(&self, kinds: &[Kind], outer: &Outer, wrong: DropReason) -> DropReason {

@@ -6,7 +6,7 @@
 use std::num::NonZeroU64;
 use std::process::ExitCode;
 
-use trunkline_bench::paths::{Path, SCENARIOS};
+use trunkline_bench::paths::{self, SCENARIOS};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         }
         return if name.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
-    match Path::new(*scenario).and_then(|path| path.play(rounds)) {
+    match paths::play(*scenario, rounds) {
         Ok((packets, took)) => {
             println!("{packets} packets, {:.2} Mpps", packets as f64 / took.as_secs_f64() / 1e6);
             ExitCode::SUCCESS

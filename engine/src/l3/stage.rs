@@ -313,8 +313,20 @@ impl L3 {
         self.now = self.millis();
         self.own = true;
         let at = IfaceId(uplink.0);
-        for packet in frames.drain(..) {
-            with_router!(self, out, |router, now, pool, ways| router.send_own(now, at, packet, pool, ways));
+        let view = out.snapshot.port(uplink).filter(|_| matches!(self.view.role(uplink), Role::Uplink(_)));
+        let (mut link, mut sent) = (None, 0);
+        for mut packet in frames.drain(..) {
+            let by = self.router.link_own(self.now, at, &mut packet, &mut link);
+            if view.is_some() && by == Some(at) {
+                sent += 1;
+                out.egress.push(uplink, packet);
+            } else {
+                with_router!(self, out, |router, now, pool, ways| router
+                    .send_own(now, at, packet, pool, ways));
+            }
+        }
+        if let Some(view) = view {
+            view.shards.of(usize::from(self.worker)).generated.add(sent);
         }
         self.own = false;
         self.inject(out);

@@ -1,7 +1,7 @@
 //! The way out: frames queued for a tunnel port become datagrams of its underlay.
 //!
-//! In order: the inner MTU (a too-big error goes back where the packet came from), TCP's segment size, the
-//! remote or remotes, encapsulation, one `sendmmsg` for all of the batch. A superframe is cut once, here; its
+//! In order: the inner MTU (a too-big error goes back where the packet came from), the remote or remotes,
+//! encapsulation (TCP's segment size with it), one `sendmmsg` for all of the batch. A superframe is cut once, here; its
 //! datagrams are one `sendmsg` with UDP_SEGMENT. Nothing is coalesced before, since it would be cut again.
 //!
 //! Over an uplink whole outer packets are made instead, superframes stay whole, and the router does the rest.
@@ -10,14 +10,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId, VlanId, l3_segment_len};
+use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId, VlanId, segment};
 use trunkline_ports::SendStats;
 use trunkline_ports::underlay::Datagrams;
 use trunkline_router::Iface;
 use trunkline_tunnel::bfd::frame::Addresses;
-use trunkline_tunnel::mtu::icmp::{TokenBucket, TooBig, exceeds, too_big};
-use trunkline_tunnel::mtu::mss;
-use trunkline_tunnel::{Encap, Nets, OuterPath, UdpRuns, encap_datagrams, encap_frame, fragment};
+use trunkline_tunnel::mtu::icmp::{TokenBucket, TooBig, too_big};
+use trunkline_tunnel::{Encap, Nets, OuterPath, TxState, UdpRuns, encap_datagrams, encap_frame, fragment};
 
 use super::ingress::is_to;
 use super::remotes::Remotes;
@@ -52,6 +51,9 @@ pub(crate) struct Scratch {
     sends: Vec<Datagrams>,
     /// How many inner packets that is.
     packets: u64,
+    /// Over an uplink, how many frames and bytes.
+    frames: u64,
+    bytes: u64,
     /// Too-big errors that were made.
     pub(crate) replies: Vec<Reply>,
     /// By the index of the port that is to get the errors.
@@ -67,6 +69,8 @@ impl Scratch {
             base: 0,
             sends: Vec::with_capacity(ENOUGH),
             packets: 0,
+            frames: 0,
+            bytes: 0,
             replies: Vec::with_capacity(BATCH),
             limits: Vec::new(),
         }
@@ -92,7 +96,7 @@ impl Scratch {
         self.runs.clear();
         self.base = 0;
         self.sends.clear();
-        self.packets = 0;
+        (self.packets, self.frames, self.bytes) = (0, 0, 0);
     }
 }
 
@@ -156,20 +160,17 @@ impl<'a> Encapsulate<'a> {
     }
 
     #[inline]
-    fn one(&mut self, mut packet: Packet) {
+    fn one(&mut self, packet: Packet) {
         let view = self.view;
         let mtu = view.endpoint().inner_mtu;
         // Whether the outer packet may have "don't fragment".
         let mut whole = true;
-        if exceeds(&packet, mtu) {
+        if segment::exceeds(&packet, usize::from(mtu)) {
             match self.too_big(&packet, mtu) {
                 Ok(may_fragment) if may_fragment => whole = false,
                 Ok(_) => return self.lose(packet, DropReason::Mtu),
                 Err(reason) => return self.lose(packet, reason),
             }
-        }
-        if view.mss_clamp {
-            mss::clamp(&mut packet, mtu);
         }
         // Or stations could end the tunnel's own session.
         if view.bfd && is_to(&packet, Addresses::OVS_MAC) {
@@ -302,7 +303,13 @@ impl<'a> Encapsulate<'a> {
     /// Hands over what is encapsulated, and counts.
     fn send(&mut self) {
         let s = &mut *self.scratch;
-        let Carrier::Sockets { tx, .. } = &self.view.carrier else { return };
+        let Carrier::Sockets { tx, .. } = &self.view.carrier else {
+            // The router sends them. They count as sent here.
+            self.shard.tx_packets.add(s.packets);
+            self.shard.tx_frames.add(s.frames);
+            self.shard.tx_bytes.add(s.bytes);
+            return s.sent();
+        };
         if s.datagrams.is_empty() {
             return;
         }
@@ -314,6 +321,7 @@ impl<'a> Encapsulate<'a> {
 
     /// Makes an outer packet, which stays in the scratch for the router to send. Its link header has no
     /// addresses yet.
+    #[inline]
     fn encapsulate_frame(&mut self, packet: Packet, to: &Encap, whole: bool) {
         let Some(uplink) = self.uplink else { return self.lose(packet, DropReason::EgressDown) };
         let own = || match to.remote {
@@ -325,35 +333,61 @@ impl<'a> Encapsulate<'a> {
         };
         let nobody = MacAddr::default();
         let path = OuterPath { src_mac: nobody, dst_mac: nobody, vlan: None, src };
-        let to = Encap { df: to.df && whole, ..*to };
+        let cut;
+        let to = match whole {
+            true => to,
+            false => {
+                cut = Encap { df: false, ..*to };
+                &cut
+            }
+        };
         let state = &self.view.endpoint().state.tx;
         let s = &mut *self.scratch;
         let before = s.datagrams.len();
-        let made = encap_frame(packet, &to, &path, state, self.pool, &mut s.whole);
-        let sent = made.and_then(|_| {
-            s.whole.drain(..).try_for_each(|frame| {
-                // IPv6 has no such bit.
-                if to.df && l3_segment_len(&frame) > usize::from(uplink.mtu) {
-                    self.pool.put(frame);
-                    return Err(DropReason::Mtu);
-                }
-                // A router on the path may not fragment, or say nothing: IPv6's never do. A probe goes whole.
-                let path = self.view.fragment.filter(|_| !to.df).unwrap_or(uplink.mtu);
-                fragment(frame, path.min(uplink.mtu), state, self.pool, &mut s.datagrams).map(|_| ())
-            })
-        });
-        match sent {
+        let mut made = encap_frame(packet, to, &path, state, self.pool, &mut s.datagrams).map(|_| ());
+        // A router on the path may not fragment, or say nothing: IPv6's never do. A probe goes whole.
+        let path = self.view.fragment.filter(|_| !to.df).unwrap_or(uplink.mtu).min(uplink.mtu);
+        if made.is_ok()
+            && s.datagrams[before..].iter().any(|frame| segment::exceeds(frame, usize::from(path)))
+        {
+            made = s.refit(before, path, to.df, state, self.pool);
+        }
+        match made {
             Ok(()) => {
                 let new = &s.datagrams[before..];
-                self.shard.tx_packets.add(1);
-                self.shard.tx_frames.add(new.len() as u64);
-                self.shard.tx_bytes.add(new.iter().map(|frame| frame.len() as u64).sum());
+                s.packets += 1;
+                s.frames += new.len() as u64;
+                s.bytes += new.iter().map(|frame| frame.len() as u64).sum::<u64>();
             }
             Err(reason) => {
                 s.datagrams.drain(before..).for_each(|frame| self.pool.put(frame));
                 self.shard.drop(reason, 1);
             }
         }
+    }
+}
+
+impl Scratch {
+    /// Makes frames from `before` on fit, of which one at least exceeds what the path takes.
+    #[cold]
+    fn refit(
+        &mut self,
+        before: usize,
+        path: u16,
+        df: bool,
+        state: &TxState,
+        pool: &mut Pool,
+    ) -> Result<(), DropReason> {
+        // IPv6 has no such bit.
+        if df {
+            return Err(DropReason::Mtu);
+        }
+        self.whole.extend(self.datagrams.drain(before..));
+        let made = self
+            .whole
+            .drain(..)
+            .try_for_each(|frame| fragment(frame, path, state, pool, &mut self.datagrams).map(|_| ()));
+        made
     }
 }
 

@@ -6,7 +6,7 @@ use trunkline_packet::segment::hdr_len;
 use trunkline_packet::{BATCH, Batch, DropReason, MacAddr, Packet, Pool, PortId};
 use trunkline_ports::RecvStats;
 use trunkline_tunnel::bfd::frame::{self, Addresses};
-use trunkline_tunnel::{Arrival, Refusals, decap_all, mtu};
+use trunkline_tunnel::{Arrival, Refusals, decap_all};
 
 use super::liveness::{Heard, HeardSender};
 use super::uplink::Parts;
@@ -119,11 +119,14 @@ impl Decap {
                 continue;
             };
             let shard = view.shards.of(worker);
-            // A merged train counts as what it was.
             let frames = u64::from(packet.meta().frames).max(1);
             shard.rx_packets.add(frames);
-            shard.absorbed.add(frames - 1);
-            shard.rx_bytes.add(packet.len() as u64 + (frames - 1) * u64::from(hdr_len(packet)));
+            shard.rx_bytes.add(packet.len() as u64);
+            if frames > 1 {
+                // A merged train counts as what it was.
+                shard.absorbed.add(frames - 1);
+                shard.rx_bytes.add((frames - 1) * u64::from(hdr_len(packet)));
+            }
             if tunnel.bfd
                 && is_to(packet, Addresses::OVS_MAC)
                 && let Some((ttl, control)) = frame::parse(packet, Addresses::OVS_MAC)
@@ -135,9 +138,6 @@ impl Decap {
                 }
                 pool.put(self.frames.remove(at));
                 continue;
-            }
-            if tunnel.mss_clamp {
-                mtu::mss::clamp(packet, tunnel.endpoint().inner_mtu);
             }
             if let Some(remotes) = &tunnel.remotes {
                 learn(tunnel, remotes, packet, src, now);

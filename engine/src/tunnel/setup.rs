@@ -192,6 +192,7 @@ fn normalise(config: &mut TunnelConfig, port: PortId, before: Option<&TunnelConf
     let endpoint = &mut config.endpoint;
     endpoint.port = port;
     endpoint.df &= config.fragment.is_none();
+    endpoint.mss_clamp = config.mss_clamp;
     // Another network has sequence numbers of its own.
     if let Some(before) = before.filter(|before| same_network(before, endpoint)) {
         endpoint.state = Arc::clone(&before.endpoint.state);
@@ -278,7 +279,6 @@ impl State {
                     peers: tunnel.peers.clone(),
                     remotes: tunnel.remotes.clone(),
                     learns: c.learn_remotes,
-                    mss_clamp: c.mss_clamp,
                     fragment: c.fragment,
                     bfd: c.bfd.is_some(),
                     untagged: config.tag,

@@ -7,12 +7,12 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use trunkline_packet::headers::{Fragment, Headers, proto};
+use trunkline_packet::headers::{Fragment, proto};
 use trunkline_packet::{Batch, DropCounts, DropReason, Packet, Pool, PortId};
 use trunkline_router::{Iface, IfaceId};
 use trunkline_tunnel::mtu::report::{self, Report};
 use trunkline_tunnel::reassemble::{Limits, Reassembler};
-use trunkline_tunnel::{Tunnels, decap_all, open};
+use trunkline_tunnel::{OuterHeaders, Tunnels, decap_all};
 
 use super::ingress::{Counted, Decap};
 use super::liveness::Message;
@@ -33,7 +33,7 @@ pub(crate) struct Underneath<'a> {
 /// What a frame is to the tunnels.
 enum Mine {
     No,
-    Packet,
+    Packet(OuterHeaders),
     Fragment,
     Error(Report),
 }
@@ -62,10 +62,12 @@ impl Decap {
         rest: &mut Batch,
         pool: &mut Pool,
     ) {
+        // The address of the uplink's to which the last packet was.
+        let mut own = None;
         for packet in batch.drain(..) {
-            match classify(&packet, from) {
+            match classify(&packet, from, &mut own) {
                 Mine::No => rest.push(packet),
-                Mine::Packet => self.open_frame(snapshot, from, packet, pool),
+                Mine::Packet(headers) => self.open_frame(snapshot, from, &headers, packet, pool),
                 Mine::Fragment => self.add_fragment(snapshot, from, packet, pool),
                 Mine::Error(report) => {
                     from.shard.absorbed.add(1);
@@ -78,15 +80,16 @@ impl Decap {
         }
     }
 
+    #[inline]
     fn open_frame(
         &mut self,
         snapshot: &Snapshot,
         from: &Underneath<'_>,
+        headers: &OuterHeaders,
         mut packet: Packet,
         pool: &mut Pool,
     ) {
-        let zero_checksum = from.tunnels.iter().any(|tunnel| tunnel.endpoint().zero_checksum_v6);
-        let opened = match open(&mut packet, zero_checksum) {
+        let opened = match headers.open(&mut packet, from.tunnels.zero_checksum_v6()) {
             Ok(opened) => opened,
             Err(reason) => {
                 from.shard.drop(reason, 1);
@@ -122,7 +125,13 @@ impl Decap {
             // The whole counts like any frame, the other fragments here.
             from.shard.absorbed.add(u64::from(whole.meta().frames).saturating_sub(1));
             whole.meta_mut().frames = 1;
-            self.open_frame(snapshot, from, whole, pool);
+            match OuterHeaders::read(whole.head()) {
+                Ok(headers) => self.open_frame(snapshot, from, &headers, whole, pool),
+                Err(reason) => {
+                    from.shard.drop(reason, 1);
+                    pool.put(whole);
+                }
+            }
         }
     }
 }
@@ -134,27 +143,29 @@ fn count(drops: &DropCounts, shard: &Shard) {
 }
 
 #[inline]
-fn classify(packet: &Packet, from: &Underneath<'_>) -> Mine {
+fn classify(packet: &Packet, from: &Underneath<'_>, own: &mut Option<IpAddr>) -> Mine {
     let head = packet.head();
-    if !head.starts_with(&from.uplink.mac.0) || packet.meta().vlan.is_some() {
+    if head.first_chunk() != Some(&from.uplink.mac.0) || packet.meta().vlan.is_some() {
         return Mine::No;
     }
-    let Some(ip) = Headers::of_frame(head) else { return Mine::No };
+    let Ok(headers) = OuterHeaders::read(head) else { return Mine::No };
+    let OuterHeaders { outer, ip } = &headers;
     if !matches!(ip.proto, proto::UDP | proto::GRE | proto::ICMP | proto::ICMPV6) {
         return Mine::No;
     }
-    let Some(flow) = ip.flow(head) else { return Mine::No };
-    let [src, dst] = [flow.src, flow.dst].map(|address| IpAddr::V6(address).to_canonical());
-    if !from.uplink.owns(dst) {
-        return Mine::No;
+    if *own != Some(outer.dst) {
+        if !from.uplink.owns(outer.dst) {
+            return Mine::No;
+        }
+        *own = Some(outer.dst);
     }
     match ip.proto {
         proto::UDP | proto::GRE if !matches!(ip.fragment, Fragment::None | Fragment::Atomic) => {
-            if from.tunnels.may_carry(src, dst, ip.proto) { Mine::Fragment } else { Mine::No }
+            if from.tunnels.may_carry(outer.src, outer.dst, ip.proto) { Mine::Fragment } else { Mine::No }
         }
-        proto::UDP if from.tunnels.kind_of_port(flow.dst_port).is_none() => Mine::No,
-        proto::GRE if !from.tunnels.iter().any(|tunnel| !tunnel.endpoint().kind.is_udp()) => Mine::No,
-        proto::UDP | proto::GRE => Mine::Packet,
+        proto::UDP if from.tunnels.kind_of_port(outer.dst_port).is_none() => Mine::No,
+        proto::GRE if !from.tunnels.has_gre() => Mine::No,
+        proto::UDP | proto::GRE => Mine::Packet(headers),
         _ => report::parse(packet, from.tunnels).map_or(Mine::No, Mine::Error),
     }
 }

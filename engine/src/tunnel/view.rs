@@ -25,7 +25,6 @@ pub(crate) struct TunnelView {
     pub(crate) remotes: Option<Arc<Remotes>>,
     /// Learn that from what comes in.
     pub(crate) learns: bool,
-    pub(crate) mss_clamp: bool,
     /// What the path takes, bytes of outer IP, where outer packets are fragmented.
     pub(crate) fragment: Option<u16>,
     /// Liveness packets come in it.
@@ -51,7 +50,6 @@ pub(super) struct Parts {
     pub(super) peers: Vec<Arc<Peer>>,
     pub(super) remotes: Option<Arc<Remotes>>,
     pub(super) learns: bool,
-    pub(super) mss_clamp: bool,
     pub(super) fragment: Option<u16>,
     pub(super) bfd: bool,
     pub(super) untagged: VlanId,
@@ -61,21 +59,10 @@ pub(super) struct Parts {
 impl TunnelView {
     /// `None` when the endpoint makes no sense, which was checked before.
     pub(super) fn new(endpoint: Endpoint, parts: Parts) -> Option<TunnelView> {
-        let Parts { carrier, peers, remotes, learns, mss_clamp, fragment, bfd, untagged, interface } = parts;
+        let Parts { carrier, peers, remotes, learns, fragment, bfd, untagged, interface } = parts;
         let table = Tunnels::new(vec![endpoint]).ok()?;
         table.iter().next()?;
-        Some(TunnelView {
-            table,
-            carrier,
-            peers,
-            remotes,
-            learns,
-            mss_clamp,
-            fragment,
-            bfd,
-            untagged,
-            interface,
-        })
+        Some(TunnelView { table, carrier, peers, remotes, learns, fragment, bfd, untagged, interface })
     }
 
     /// How it sends.

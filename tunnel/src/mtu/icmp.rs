@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use trunkline_packet::headers::{Headers, IpVersion, read16};
 use trunkline_packet::icmp::{self, Problem};
-use trunkline_packet::{DropReason, Packet, Pool, segment};
+use trunkline_packet::{DropReason, Packet, Pool};
 
 /// A limit on how many errors are made (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +62,7 @@ pub enum TooBig {
     Fragment,
 }
 
-/// Whether a frame, or a segment of a superframe, is larger than `mtu` bytes of IP.
-#[inline]
-pub fn exceeds(packet: &Packet, mtu: u16) -> bool {
-    segment::l3_segment_len(packet) > usize::from(mtu)
-}
-
-/// Decides about a frame for which [`exceeds`] is true, and makes the error. The error's VLAN tag is that of
+/// Decides about a frame for which [`trunkline_packet::segment::exceeds`] is true, and makes the error. The error's VLAN tag is that of
 /// the frame.
 ///
 /// # Errors

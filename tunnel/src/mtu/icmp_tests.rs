@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use trunkline_packet::checksum::ipv4_header_ok;
-use trunkline_packet::{Tpid, VlanId, VlanTag};
+use trunkline_packet::{Tpid, VlanId, VlanTag, segment};
 
 use super::*;
 use trunkline_packet::checksum::Sum;
@@ -148,13 +148,13 @@ fn superframes_are_judged_by_their_segments() {
     let mut b = frame(false, 6, 1, 9000);
     b[46] = 0x50;
     let (mut p, _) = packet(&b);
-    assert!(exceeds(&p, 1450));
+    assert!(segment::exceeds(&p, 1450));
     for (size, wanted) in [(1410, false), (1411, true)] {
         p.meta_mut().offload = Offload {
             csum: Checksum::Partial { start: 34, offset: 16 },
             gso: Gso { kind: GsoKind::TcpV4, ecn: false, size },
         };
-        assert_eq!(exceeds(&p, 1450), wanted);
+        assert_eq!(segment::exceeds(&p, 1450), wanted);
     }
 }
 
