@@ -42,11 +42,13 @@ PEER_GOALS = [
     ("ping", "trunkline-spin", "ovs-afxdp", -0.5, None),
 ]
 FAST = ["tcp", "paced64", "udp64", "ping"]
+# Through those that track connections: how many begin in a second.
+NEW = ["flows", "connects"]
 # Who is compared, who is the reference, what is asked, and the tests if none are named.
 SETS = {
     "containers": (PEERS | MORE_PEERS, "bridge", PEER_GOALS, None),
     "overlay": (OVERLAYS, "kernel-vxlan", GOALS, FAST),
-    "gateway": (WAYS | MORE_WAYS, "docker-masquerade", WAY_GOALS, [*FAST, "connect"]),
+    "gateway": (WAYS | MORE_WAYS, "docker-masquerade", WAY_GOALS, [*FAST, "connect", *NEW]),
     "topology": (TOPOLOGIES, None, [], FAST),
 }
 # In the topologies, who is the reference depends on which.
@@ -60,7 +62,12 @@ LIMITED = {
     "vde": ["tcp", "paced64", "ping"],
     "trunkline-spin": ["tcp", "rr", "paced64", "ping"],
     "trunkline-pinned": ["tcp", "paced64", "ping"],
+    "slirp4netns": [*FAST, "connect"],
+    "pasta": [*FAST, "connect"],
 }
+
+# TCP connections that are being opened at a time.
+AT_ONCE = 128
 
 # title, unit, more is better.
 TESTS = {
@@ -74,6 +81,8 @@ TESTS = {
     "udp64": ("UDP, 64 bytes, delivered (sender unpaced)", "Mpps", True),
     "udp512": ("UDP, 512 bytes, delivered (sender unpaced)", "Mpps", True),
     "udp1400": ("UDP, 1,400 bytes, delivered (sender unpaced)", "Mpps", True),
+    "flows": ("New flows: UDP, 64 bytes, each datagram another, delivered (sender unpaced)", "1000/s", True),
+    "connects": (f"New flows: TCP connections, {AT_ONCE} at once, established", "1000/s", True),
     "ping": ("ping, one after the other, average", "ms", False),
 }
 PERCENTILES = {"ping": ("p50", "p99", "p999"), "rr": ("p50", "p99", "p999")}
@@ -113,10 +122,10 @@ def tcp(peer, seconds, streams="1"):
     return received["bits_per_second"] / 1e9, (busy_seconds() - before) / volume if volume else None, {}
 
 
-def traffic(peer, what, seconds, size=64):
+def traffic(peer, what, seconds, size=64, more=()):
     """The bench's own traffic: JSON of it."""
     return between(peer, [peer.traffic, "server", "0.0.0.0", "5201"],
-                   [peer.traffic, "client", peer.ip_b, "5201", what, str(seconds), str(size)], seconds + 15)
+                   [peer.traffic, "client", peer.ip_b, "5201", what, str(seconds), str(size), *more], seconds + 15)
 
 
 def udp(peer, seconds, what, size):
@@ -155,6 +164,12 @@ def measure(test, peer, seconds):
         return r["per-second"] / 1e3, None, {k: r[k] / 1e3 for k in PERCENTILES["rr"]}
     if test == "connect":
         return traffic(peer, "connect", seconds)["per-second"] / 1e3, None, {}
+    if test in NEW:
+        if not hasattr(peer, "flows"):
+            raise Failed("it tracks no connections, or cannot be asked to forget them")
+        peer.forget()
+        r = traffic(peer, test, seconds, AT_ONCE if test == "connects" else 64, peer.flows())
+        return r["per-second"] / 1e3, None, {k: r[k] for k in ("loss", "failed") if k in r}
     if test.startswith("paced"):
         return udp(peer, max(2 * seconds, 1), "paced", int(test[5:]))
     return udp(peer, seconds, "udp", int(test[3:]))
@@ -263,7 +278,7 @@ def compare(args):
     names = args.only.split(",") if args.only else list(known)
     if unknown := [n for n in names if n not in known]:
         sys.exit(f"compare: {', '.join(unknown)}: not one of {', '.join(known)}")
-    tests = args.tests.split(",") if args.tests else tests or list(TESTS)
+    tests = args.tests.split(",") if args.tests else tests or [t for t in TESTS if t not in NEW]
     if unknown := [t for t in tests if t not in TESTS]:
         sys.exit(f"compare: {', '.join(unknown)}: not one of {', '.join(TESTS)}")
     notes, peers = [], {}

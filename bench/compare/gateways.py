@@ -7,6 +7,8 @@ import shutil
 
 from peers import Ovs, Peer, Trunkline, run
 
+# More addresses of the host outside: with one, a flow's addresses and ports would soon be used up.
+CROWD = 8
 INSIDE, GATEWAY, OUTSIDE, EXTERNAL, PORT = "10.78.0.2", "10.78.0.1", "192.0.2.1", "192.0.2.10", "5201"
 
 
@@ -19,7 +21,17 @@ class Way(Peer):
         self.inside, self.outside = (self.b, self.a) if self.publish else (self.a, self.b)
         self.ip_b = EXTERNAL if self.publish else OUTSIDE
         self.veth(self.outside, "up0", OUTSIDE)
+        for i in range(CROWD):
+            self.outside.run(["ip", "address", "add", f"192.0.2.{101 + i}/24", "dev", "eth0"])
         self.translate()
+
+    def flows(self):
+        """Between which addresses flows can be: the first and how many, of `a` and of where it sends to."""
+        inside, crowd = [INSIDE, "1"], ["192.0.2.101", str(CROWD)]
+        return [*crowd, EXTERNAL, "1"] if self.publish else [*inside, *crowd]
+
+    def forget(self):
+        """Forgets connections, so that all that come are new."""
 
     def translate(self):
         raise NotImplementedError
@@ -42,6 +54,8 @@ class Docker(Way):
         self.inside.run(["ip", "route", "add", "default", "via", GATEWAY])
         # dockerd switches it on, too.
         sw.run(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"], check=False)
+        # There may be no command to flush the table of a namespace: what one round has opened is over by the next.
+        sw.run(["sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=1"], check=False)
         for rule in (
                 "-t nat -N DOCKER",
                 "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
@@ -110,6 +124,11 @@ class OvsMasquerade(Way, Ovs):
                     f"actions=ct(commit,zone=1,nat(dst={INSIDE}),table=2)"])
 
 
+    def forget(self):
+        home = f"{self.dir}/{self.switch.name}"
+        self.switch.run(["ovs-appctl", "-t", f"{home}/vs.ctl", "dpctl/flush-conntrack"])
+
+
 class OvsPublish(OvsMasquerade):
     publish = True
 
@@ -127,6 +146,11 @@ class TrunklineMasquerade(Way, Trunkline):
         cli("nat", "masquerade", "add", "--from", "10.78.0.0/24", "--uplink", "up")
         for proto in ("tcp", "udp"):
             cli("nat", "publish", "add", "--uplink", "up", "--proto", proto, "--port", PORT, "--to", f"{INSIDE}:{PORT}")
+        # As much as Open vSwitch has room for if nothing is said: nobody gives way.
+        cli("ct", "settings", "--limit", "1000000", "--source-limit", "1000000", "--source-ports", "64000")
+
+    def forget(self):
+        self.daemons[0].cli("ct", "flush")
 
 
 class TrunklinePublish(TrunklineMasquerade):
@@ -141,6 +165,8 @@ WAYS = {"docker-masquerade": Docker, "trunkline-masquerade": TrunklineMasquerade
 WAY_GOALS = [
     ("tcp", "trunkline-masquerade", "docker-masquerade", 0.65),
     ("tcp", "trunkline-publish", "docker-publish", 0.65),
-    ("connect", "trunkline-masquerade", "ovs-masquerade", 3),
-    ("connect", "trunkline-publish", "ovs-publish", 3),
+    ("flows", "trunkline-masquerade", "ovs-masquerade", 3),
+    ("flows", "trunkline-publish", "ovs-publish", 3),
+    ("connects", "trunkline-masquerade", "ovs-masquerade", 3),
+    ("connects", "trunkline-publish", "ovs-publish", 3),
 ]

@@ -4,6 +4,7 @@
 pub mod frames;
 pub mod machine;
 pub mod measure;
+pub mod opening;
 pub mod paths;
 pub mod probe;
 pub mod scenario;

@@ -5,13 +5,13 @@
 //! full, and the first then counts it, so that a lookup rarely reads two lines. At the load
 //! it is made for, both being full was not seen in a hundred million insertions. The hash is seeded, so nobody outside can aim at a bucket.
 
-use trunkline_packet::prefetch::prefetch;
+use trunkline_packet::{prefer_huge_pages, prefetch};
 
 const SLOTS: usize = 10;
 /// Keys per bucket when all are there.
 const LOAD: usize = 5;
 /// A bucket this full gives new keys to the emptier one of the two.
-const CROWDED: usize = 6;
+const CROWDED: u32 = 6;
 const EMPTY: u32 = u32::MAX;
 
 #[derive(Clone)]
@@ -19,11 +19,13 @@ const EMPTY: u32 = u32::MAX;
 struct Bucket {
     tags: [u16; SLOTS],
     /// Keys whose first bucket is this one, but which live in their second.
-    elsewhere: u32,
+    elsewhere: u16,
+    /// A bit for each slot that is taken. The value of one that is not is [`EMPTY`].
+    taken: u16,
     values: [u32; SLOTS],
 }
 
-const NEW: Bucket = Bucket { tags: [0; SLOTS], elsewhere: 0, values: [EMPTY; SLOTS] };
+const NEW: Bucket = Bucket { tags: [0; SLOTS], elsewhere: 0, taken: 0, values: [EMPTY; SLOTS] };
 
 /// From a hash to a number below `u32::MAX`.
 pub(crate) struct Index {
@@ -33,7 +35,11 @@ pub(crate) struct Index {
 impl Index {
     /// An index for this many keys.
     pub(crate) fn new(keys: usize) -> Index {
-        Index { buckets: vec![NEW; keys.div_ceil(LOAD).max(2)].into() }
+        let count = keys.div_ceil(LOAD).max(2);
+        let mut buckets = Vec::with_capacity(count);
+        prefer_huge_pages(&buckets);
+        buckets.resize(count, NEW);
+        Index { buckets: buckets.into() }
     }
 
     #[inline]
@@ -77,18 +83,22 @@ impl Index {
 
     /// Adds a key that is not there yet. False when both buckets are full.
     #[must_use]
+    #[inline]
     pub(crate) fn insert(&mut self, hash: u64, value: u32) -> bool {
         let (first, second, tag) = self.place(hash);
         let len = self.buckets[first].len();
-        let spill = len >= CROWDED && self.buckets[second].len() < len;
-        if !self.buckets[if spill { second } else { first }].put(tag, value) {
-            return false;
+        if len < CROWDED || self.buckets[second].len() >= len {
+            return self.buckets[first].put(tag, value);
         }
-        self.buckets[first].elsewhere += u32::from(spill);
-        true
+        let elsewhere = &mut self.buckets[first].elsewhere;
+        let Some(more) = elsewhere.checked_add(1) else { return false };
+        *elsewhere = more;
+        // There is room: it has fewer than the first.
+        self.buckets[second].put(tag, value)
     }
 
     /// Removes a key that is there.
+    #[inline]
     pub(crate) fn remove(&mut self, hash: u64, value: u32) {
         let (first, second, _) = self.place(hash);
         if self.buckets[first].take(value) {
@@ -130,7 +140,8 @@ impl Bucket {
                     continue;
                 }
                 first += 4;
-                if first >= SLOTS {
+                // Those in use are at the front, mostly.
+                if self.taken >> first == 0 || first >= SLOTS {
                     return None;
                 }
                 hits = self.same(first, tag);
@@ -138,20 +149,25 @@ impl Bucket {
         })
     }
 
-    fn len(&self) -> usize {
-        self.values.iter().filter(|&&v| v != EMPTY).count()
+    #[inline]
+    fn len(&self) -> u32 {
+        self.taken.count_ones()
     }
 
+    #[inline]
     fn put(&mut self, tag: u16, value: u32) -> bool {
-        let Some(i) = self.values.iter().position(|&v| v == EMPTY) else { return false };
-        self.tags[i] = tag;
-        self.values[i] = value;
+        let slot = self.taken.trailing_ones() as usize;
+        let (Some(t), Some(v)) = (self.tags.get_mut(slot), self.values.get_mut(slot)) else { return false };
+        (*t, *v) = (tag, value);
+        self.taken |= 1 << slot;
         true
     }
 
+    #[inline]
     fn take(&mut self, value: u32) -> bool {
-        let Some(i) = self.values.iter().position(|&v| v == value) else { return false };
-        self.values[i] = EMPTY;
+        let Some(slot) = self.values.iter().position(|&v| v == value) else { return false };
+        self.values[slot] = EMPTY;
+        self.taken &= !(1 << slot);
         true
     }
 }

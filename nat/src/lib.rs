@@ -72,6 +72,6 @@ pub use config::{Config, Filtering, Timeouts};
 pub use info::{ConnFilter, ConnInfo, ConnState, NatStats};
 pub use nat::{Nat, Sink, Toward};
 pub use rules::{Gateway, Rule, RuleCounters, RuleError, RuleId};
-pub use shortcut::{Arrival, Glance, Known};
+pub use shortcut::{Arrival, Found, Glance, Known};
 pub use trunkline_packet::DropReason;
 pub use types::{Endpoint, Inside, Outside, Path, Prefix, Uplink, Zone};

@@ -3,6 +3,8 @@
 use std::hash::BuildHasher;
 use std::net::Ipv6Addr;
 
+use trunkline_packet::prefer_huge_pages;
+
 use crate::index::Index;
 use crate::list::NIL;
 use crate::types::{Endpoint, Inside, Key, Outside, Uplink, Zone};
@@ -46,7 +48,9 @@ struct Slots<T> {
 
 impl<T> Slots<T> {
     fn new(capacity: usize) -> Slots<T> {
-        Slots { list: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity) }
+        let list = Vec::with_capacity(capacity);
+        prefer_huge_pages(&list);
+        Slots { list, free: Vec::with_capacity(capacity) }
     }
 
     fn add(&mut self, value: T) -> Option<u32> {
@@ -103,15 +107,36 @@ impl Mappings {
         self.slots.list.len() - self.slots.free.len()
     }
 
+    /// By what a mapping is found by its inside endpoint.
+    #[inline]
+    pub(crate) fn local_hash(&self, zone: Zone, uplink: Uplink, proto: u8, local: Inside<Endpoint>) -> u64 {
+        self.hash.hash_one(Key::mapping(zone, uplink, proto, local))
+    }
+
+    /// By what a mapping is found by its external endpoint.
+    #[inline]
+    pub(crate) fn external_hash(&self, uplink: Uplink, proto: u8, external: Outside<Endpoint>) -> u64 {
+        self.hash.hash_one(Key::mapped(uplink, proto, external))
+    }
+
+    /// Has the index read where the hash belongs.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) {
+        self.index.touch(hash);
+    }
+
+    /// The mapping of an inside endpoint, whose [`Mappings::local_hash`] this is.
+    #[inline]
     pub(crate) fn of_local(
         &self,
         zone: Zone,
         uplink: Uplink,
         proto: u8,
         local: Inside<Endpoint>,
+        hash: u64,
     ) -> Option<u32> {
         let key = Key::mapping(zone, uplink, proto, local);
-        let found = self.index.find(self.hash.hash_one(key), |v| {
+        let found = self.index.find(hash, |v| {
             let m = &self.slots.list[(v >> 1) as usize];
             v & 1 == 0 && Key::mapping(m.zone, m.uplink, m.proto, m.local) == key
         });
@@ -120,7 +145,7 @@ impl Mappings {
 
     pub(crate) fn of_external(&self, uplink: Uplink, proto: u8, external: Outside<Endpoint>) -> Option<u32> {
         let key = Key::mapped(uplink, proto, external);
-        let found = self.index.find(self.hash.hash_one(key), |v| {
+        let found = self.index.find(self.external_hash(uplink, proto, external), |v| {
             let m = &self.slots.list[(v >> 1) as usize];
             v & 1 == 1 && Key::mapped(m.uplink, m.proto, m.external) == key
         });
@@ -129,14 +154,14 @@ impl Mappings {
 
     fn hashes(&self, m: &Mapping) -> [u64; 2] {
         [
-            self.hash.hash_one(Key::mapping(m.zone, m.uplink, m.proto, m.local)),
-            self.hash.hash_one(Key::mapped(m.uplink, m.proto, m.external)),
+            self.local_hash(m.zone, m.uplink, m.proto, m.local),
+            self.external_hash(m.uplink, m.proto, m.external),
         ]
     }
 
-    /// Adds a mapping without connections. `None` when there is no room.
-    pub(crate) fn add(&mut self, mapping: Mapping) -> Option<u32> {
-        let [local, external] = self.hashes(&mapping);
+    /// Adds a mapping without connections; its [`Mappings::local_hash`] and [`Mappings::external_hash`]. `None` when
+    /// there is no room.
+    pub(crate) fn add(&mut self, mapping: Mapping, [local, external]: [u64; 2]) -> Option<u32> {
         let at = self.slots.add(mapping)?;
         if self.index.insert(local, at << 1) {
             if self.index.insert(external, at << 1 | 1) {

@@ -6,6 +6,7 @@ use trunkline_packet::{BATCH, Batch, Packet};
 use crate::config::{Config, Filtering};
 use crate::fragment::Fragments;
 use crate::list::NIL;
+use crate::open::Foreseen;
 use crate::parse::{self, Kind, Seen};
 use crate::rewrite::{self, End};
 use crate::rules::{Exit, Gateway, Rule, RuleCounters, RuleError, RuleId, Rules};
@@ -60,6 +61,8 @@ pub struct Nat {
     hosts: Vec<Uplink>,
     /// What a batch has found out before its first packet is decided on.
     ahead: Vec<Ahead>,
+    /// The same of connections that will begin by the short way, by the packet's place in the batch.
+    pub(crate) foreseen: Vec<Option<Foreseen>>,
     pub(crate) random: u64,
 }
 
@@ -85,6 +88,7 @@ impl Nat {
             stats: NatStats::default(),
             hosts: Vec::new(),
             ahead: Vec::with_capacity(BATCH),
+            foreseen: vec![None; BATCH],
             random: 0x9e37_79b9_7f4a_7c15,
         }
     }
@@ -322,11 +326,17 @@ impl Nat {
             Some(at) => at,
             None => match self.straight_back(path, seen) {
                 Some(toward) => return Ok(toward),
-                None => match (self.open(now, path, seen, segment.as_ref()), self.for_host(path, seen)) {
-                    (Ok(at), _) => at,
-                    (Err(DropReason::NatUnsolicited), Some(toward)) => return Ok(toward),
-                    (Err(reason), _) => return Err(reason),
-                },
+                None => {
+                    let hash = self.table.hash(&key(path, seen));
+                    match (
+                        self.open(now, path, seen, segment.as_ref(), (hash, None)),
+                        self.for_host(path, seen),
+                    ) {
+                        (Ok(at), _) => at,
+                        (Err(DropReason::NatUnsolicited), Some(toward)) => return Ok(toward),
+                        (Err(reason), _) => return Err(reason),
+                    }
+                }
             },
         };
         let conn = &mut self.table.conns[at as usize];

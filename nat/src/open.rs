@@ -31,6 +31,8 @@ struct Plan {
     source: u16,
     /// As which gateway and port the remote appears.
     shown: Option<(u16, u16)>,
+    /// The hash of what it is found by on the side that it does not come from.
+    hash: u64,
 }
 
 /// The masquerade that a new connection falls under.
@@ -42,20 +44,65 @@ struct Masquerade {
     source: u16,
 }
 
+/// What can be said, before its turn, of a connection that a packet from inside will begin: how it leaves, and under
+/// which external endpoint if that is free. Only rules decide it, which do not change within a batch, so that the
+/// memory that it will need can be brought near while others have their turn.
+#[derive(Clone, Copy)]
+pub(crate) struct Foreseen {
+    exit: Exit,
+    /// The number of the external address, of a masquerade.
+    address: u16,
+    external: Outside<Endpoint>,
+    /// Of the mapping by its inside endpoint.
+    local: u64,
+    /// Of the mapping by that external endpoint.
+    mapped: u64,
+    /// Of the connection from outside.
+    outside: u64,
+}
+
 impl Nat {
-    /// Makes an entry for a packet that has none.
+    /// See [`Foreseen`]. Has what it speaks of brought near. `None` when nothing can be said.
+    #[inline]
+    pub(crate) fn foresee_leaving(&self, zone: Zone, uplink: Uplink, seen: &Seen) -> Option<Foreseen> {
+        let (proto, local) = (seen.ip.proto, Inside(seen.near));
+        let exit = self.rules.exit(zone, uplink, local.0.addr, self.config.route);
+        let (address, external) = match exit {
+            Exit::Masquerade(rule) => {
+                let address = self.address(rule, zone, local.0.addr)?;
+                (address, Endpoint { addr: self.rules.externals.get(address).addr, ..local.0 })
+            }
+            Exit::Static(_, addr) => (0, Endpoint { addr, ..local.0 }),
+            Exit::Route | Exit::Nowhere => (0, local.0),
+        };
+        let external = Outside(external);
+        let outside = self.table.hash(&Key::outside(uplink, proto, external, seen.remote));
+        self.table.touch(outside);
+        let (mut local_hash, mut mapped) = (0, 0);
+        if let Exit::Masquerade(_) = exit {
+            local_hash = self.table.maps.local_hash(zone, uplink, proto, local);
+            mapped = self.table.maps.external_hash(uplink, proto, external);
+            self.table.maps.touch(local_hash);
+            self.table.maps.touch(mapped);
+        }
+        Some(Foreseen { exit, address, external, local: local_hash, mapped, outside })
+    }
+
+    /// Makes an entry for a packet that has none. With the hash of what the packet is looked up by, and what was
+    /// foreseen of it.
     pub(crate) fn open(
         &mut self,
         now: u64,
         path: Path,
         seen: &Seen,
         segment: Option<&Segment>,
+        (hash, foreseen): (u64, Option<&Foreseen>),
     ) -> Result<u32, DropReason> {
         let proto = seen.ip.proto;
         let plan = match path {
             Path::Out(zone, uplink) => {
                 self.may_open(seen, segment)?;
-                self.leave(now, zone, uplink, proto, Inside(seen.near), seen.remote)?
+                self.leave(now, zone, uplink, seen, foreseen)?
             }
             // Our own addresses send from outside only by way of us.
             Path::In(uplink) if self.rules.is_external(uplink, seen.remote.addr) => {
@@ -94,7 +141,8 @@ impl Nat {
             conn.set_permits(self.table.maps.permit(plan.mapping, seen.remote.addr));
         }
         let permits = conn.permits();
-        let added = self.table.add(Tick::at(now), conn);
+        let hashes = if side == Side::Inside { [hash, plan.hash] } else { [plan.hash, hash] };
+        let added = self.table.add(Tick::at(now), &conn, hashes);
         if added.is_err() && plan.mapping != mapping::NONE {
             if permits {
                 self.table.maps.withdraw(plan.mapping, seen.remote.addr);
@@ -123,11 +171,14 @@ impl Nat {
         now: u64,
         zone: Zone,
         uplink: Uplink,
-        proto: u8,
-        local: Inside<Endpoint>,
-        remote: Endpoint,
+        seen: &Seen,
+        foreseen: Option<&Foreseen>,
     ) -> Result<Plan, DropReason> {
-        let exit = self.rules.exit(zone, uplink, local.0.addr, self.config.route);
+        let local = Inside(seen.near);
+        let exit = match foreseen {
+            Some(foreseen) => foreseen.exit,
+            None => self.rules.exit(zone, uplink, local.0.addr, self.config.route),
+        };
         if exit == Exit::Nowhere {
             return Err(DropReason::NatNoRule);
         }
@@ -147,22 +198,24 @@ impl Nat {
             filtering: Filtering::default(),
             source,
             shown: None,
+            hash: 0,
         };
         let fixed = match exit {
             Exit::Masquerade(rule) => {
-                let masquerade = self.masquerade(rule, zone, local.0.addr, source)?;
-                let (external, mapping) = self.map(now, zone, uplink, proto, local, remote, &masquerade)?;
+                let address = match foreseen {
+                    Some(foreseen) => Some(foreseen.address),
+                    None => self.address(rule, zone, local.0.addr),
+                };
+                let masquerade = self.masquerade(rule, address, source)?;
+                let (external, mapping, hash) = self.map(now, zone, uplink, seen, &masquerade, foreseen)?;
                 let filtering = masquerade.filtering;
-                return Ok(Plan { mapping, filtering, ..plan(external.0, rule, Origin::Masquerade) });
+                return Ok(Plan { mapping, filtering, hash, ..plan(external.0, rule, Origin::Masquerade) });
             }
             Exit::Static(rule, addr) => plan(Endpoint { addr, ..local.0 }, rule, Origin::Static),
             Exit::Route | Exit::Nowhere => plan(local.0, NO_RULE, Origin::Routed),
         };
-        if self.is_free(now, uplink, proto, fixed.external, remote) {
-            Ok(fixed)
-        } else {
-            Err(DropReason::NatConflict)
-        }
+        let hash = self.free_outside(now, uplink, seen, fixed.external, foreseen);
+        Ok(Plan { hash: hash.ok_or(DropReason::NatConflict)?, ..fixed })
     }
 
     /// From outside.
@@ -195,6 +248,7 @@ impl Nat {
                     filtering: Filtering::default(),
                     source: 0,
                     shown: None,
+                    hash: 0,
                 }
             }
             None if near => return Err(DropReason::NatUnsolicited),
@@ -203,7 +257,8 @@ impl Nat {
                     self.table.maps.of_external(uplink, proto, external).ok_or(DropReason::NatUnsolicited)?;
                 let rule = self.mapping_rule(at).ok_or(DropReason::NatUnsolicited)?;
                 let m = *self.table.maps.get(at);
-                let masquerade = self.masquerade(rule, m.zone, m.local.0.addr, m.source)?;
+                let address = self.address(rule, m.zone, m.local.0.addr);
+                let masquerade = self.masquerade(rule, address, m.source)?;
                 let allowed = match masquerade.filtering {
                     Filtering::EndpointIndependent => true,
                     Filtering::Address => self.table.maps.may_answer(at, seen.remote.addr),
@@ -223,6 +278,7 @@ impl Nat {
                     filtering: masquerade.filtering,
                     source: m.source,
                     shown: None,
+                    hash: 0,
                 }
             }
         };
@@ -235,23 +291,25 @@ impl Nat {
             return Err(DropReason::NatUnsolicited);
         }
         if near {
-            plan.shown = Some(self.appear(now, plan.zone, proto, plan.local, seen.remote)?);
-            return Ok(plan);
+            let (shown, hash) = self.appear(now, plan.zone, proto, plan.local, seen.remote)?;
+            return Ok(Plan { shown: Some(shown), hash, ..plan });
         }
         let inside = Key::inside(plan.zone, proto, plan.local, seen.remote);
-        if !self.is_key_free(now, Side::Inside, &inside) {
+        plan.hash = self.table.hash(&inside);
+        if !self.is_key_free(now, Side::Inside, &inside, plan.hash) {
             // It talks to the same host by another external port, or so does somebody of the same address on another
             // uplink. A mapping has no room for it; the client appears as the gateway, if there is one.
             if plan.mapping != mapping::NONE || !matches!(port_class(proto), Some(0 | 1)) {
                 return Err(DropReason::NatConflict);
             }
             let shown = self.appear(now, plan.zone, proto, plan.local, seen.remote);
-            plan.shown = Some(shown.map_err(|_| DropReason::NatConflict)?);
+            let (shown, hash) = shown.map_err(|_| DropReason::NatConflict)?;
+            (plan.shown, plan.hash) = (Some(shown), hash);
         }
         Ok(plan)
     }
 
-    /// As which gateway and port a remote appears to a host inside.
+    /// As which gateway and port a remote appears to a host inside, and the hash of what it is found by there.
     fn appear(
         &mut self,
         now: u64,
@@ -259,15 +317,17 @@ impl Nat {
         proto: u8,
         local: Inside<Endpoint>,
         remote: Endpoint,
-    ) -> Result<(u16, u16), DropReason> {
+    ) -> Result<((u16, u16), u64), DropReason> {
         let gateway = self.rules.gateway(zone, local.0.addr).ok_or(DropReason::NatNoRule)?;
         let start = self.random_port();
         // A query has only the identifier of the host's end.
         let others = matches!(port_class(proto), Some(0 | 1)).then(|| ports_from((1024, u16::MAX), start));
         for port in std::iter::once(remote.port).chain(others.into_iter().flatten()) {
             let shown = self.table.shown((gateway, port));
-            if self.is_key_free(now, Side::Inside, &Key::inside(zone, proto, local, shown)) {
-                return Ok((gateway, port));
+            let key = Key::inside(zone, proto, local, shown);
+            let hash = self.table.hash(&key);
+            if self.is_key_free(now, Side::Inside, &key, hash) {
+                return Ok(((gateway, port), hash));
             }
         }
         Err(DropReason::NatNoPort)
@@ -296,50 +356,53 @@ impl Nat {
         self.table.remove(conn, &mut self.rules);
     }
 
-    /// What the masquerade rule says for an inside address.
-    fn masquerade(
-        &self,
-        rule: u16,
-        zone: Zone,
-        addr: Ipv6Addr,
-        source: u16,
-    ) -> Result<Masquerade, DropReason> {
-        let slot = self.rules.slot(rule).ok_or(DropReason::NatNoRule)?;
-        let Rule::Masquerade { ports, filtering, .. } = slot.rule else { return Err(DropReason::NatNoRule) };
+    /// Under which address of the rule's pool an inside address leaves: its number.
+    #[inline]
+    fn address(&self, rule: u16, zone: Zone, addr: Ipv6Addr) -> Option<u16> {
+        let pool = &self.rules.slot(rule)?.pool;
         // Paired: the same for every port of the host, on every worker (RFC 4787 REQ-2).
         let mixed = (u128::from(addr) ^ u128::from(zone.0) << 64)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        let pick = (mixed >> 64) as u64 % slot.pool.len().max(1) as u64;
-        let address = *slot.pool.get(pick as usize).ok_or(DropReason::NatNoRule)?;
+        let pick = if pool.len() > 1 { (mixed >> 64) as u64 % pool.len() as u64 } else { 0 };
+        pool.get(pick as usize).copied()
+    }
+
+    /// What the masquerade rule says.
+    fn masquerade(&self, rule: u16, address: Option<u16>, source: u16) -> Result<Masquerade, DropReason> {
+        let (slot, address) = self.rules.slot(rule).zip(address).ok_or(DropReason::NatNoRule)?;
+        let Rule::Masquerade { ports, filtering, .. } = slot.rule else { return Err(DropReason::NatNoRule) };
         Ok(Masquerade { rule, address, ports, filtering, source })
     }
 
-    /// The external endpoint for an inside endpoint: the one it has, or a new one.
-    #[allow(clippy::too_many_arguments, reason = "both endpoints with their scopes, each of its own type")]
+    /// The external endpoint for an inside endpoint: the one it has, or a new one. With its mapping, and the hash of
+    /// what the connection is found by outside.
     fn map(
         &mut self,
         now: u64,
         zone: Zone,
         uplink: Uplink,
-        proto: u8,
-        local: Inside<Endpoint>,
-        remote: Endpoint,
+        seen: &Seen,
         m: &Masquerade,
-    ) -> Result<(Outside<Endpoint>, u32), DropReason> {
+        foreseen: Option<&Foreseen>,
+    ) -> Result<(Outside<Endpoint>, u32, u64), DropReason> {
+        let (proto, local) = (seen.ip.proto, Inside(seen.near));
         let addr = self.rules.externals.get(m.address).addr;
         let Some(class) = port_class(proto) else {
             let external = Outside(Endpoint { addr, port: 0 });
-            let free = self.is_free(now, uplink, proto, external, remote);
-            return if free { Ok((external, mapping::NONE)) } else { Err(DropReason::NatNoPort) };
+            let hash = self.free_outside(now, uplink, seen, external, None);
+            return Ok((external, mapping::NONE, hash.ok_or(DropReason::NatNoPort)?));
         };
-        if let Some(at) = self.table.maps.of_local(zone, uplink, proto, local) {
+        let local_hash = match foreseen {
+            Some(foreseen) => foreseen.local,
+            None => self.table.maps.local_hash(zone, uplink, proto, local),
+        };
+        if let Some(at) = self.table.maps.of_local(zone, uplink, proto, local, local_hash) {
             if self.mapping_rule(at) == Some(m.rule) {
                 let external = self.table.maps.get(at).external;
-                return if self.is_free(now, uplink, proto, external, remote) {
-                    Ok((external, at))
-                } else {
+                return match self.free_outside(now, uplink, seen, external, foreseen) {
+                    Some(hash) => Ok((external, at, hash)),
                     // Another endpoint shares the port towards this destination.
-                    self.share(now, uplink, proto, local, remote, m)
+                    None => self.share(now, uplink, seen, m),
                 };
             }
             self.table.maps.retire(at);
@@ -361,11 +424,18 @@ impl Nat {
             self.give_up(victim);
             port = take(self);
         }
-        let Some(port) = port else { return self.share(now, uplink, proto, local, remote, m) };
+        let Some(port) = port else { return self.share(now, uplink, seen, m) };
         let external = Outside(Endpoint { addr, port });
         // A shared port may have been used towards this destination and become free as a whole since.
-        let free = self.is_free(now, uplink, proto, external, remote);
-        let added = self.table.maps.add(Mapping {
+        let Some(hash) = self.free_outside(now, uplink, seen, external, foreseen) else {
+            self.rules.externals.give(m.address, class, port);
+            return Err(DropReason::NatConflict);
+        };
+        let mapped = match foreseen {
+            Some(foreseen) if foreseen.external == external => foreseen.mapped,
+            _ => self.table.maps.external_hash(uplink, proto, external),
+        };
+        let mapping = Mapping {
             local,
             external,
             zone,
@@ -378,20 +448,13 @@ impl Nat {
             kept: 0,
             only: 0,
             retired: false,
-        });
-        match added {
-            Some(at) if free => {
-                self.table.sources.get_mut(source).ports += 1;
-                Ok((external, at))
-            }
-            added => {
-                if let Some(at) = added {
-                    self.table.maps.remove(at);
-                }
-                self.rules.externals.give(m.address, class, port);
-                Err(if free { DropReason::NatTableFull } else { DropReason::NatConflict })
-            }
-        }
+        };
+        let Some(at) = self.table.maps.add(mapping, [local_hash, mapped]) else {
+            self.rules.externals.give(m.address, class, port);
+            return Err(DropReason::NatTableFull);
+        };
+        self.table.sources.get_mut(source).ports += 1;
+        Ok((external, at, hash))
     }
 
     /// Whether a connection is the only one of its mapping, so that removing it frees a port.
@@ -422,45 +485,48 @@ impl Nat {
         &mut self,
         now: u64,
         uplink: Uplink,
-        proto: u8,
-        local: Inside<Endpoint>,
-        remote: Endpoint,
+        seen: &Seen,
         m: &Masquerade,
-    ) -> Result<(Outside<Endpoint>, u32), DropReason> {
-        let class = port_class(proto).ok_or(DropReason::NatNoPort)?;
+    ) -> Result<(Outside<Endpoint>, u32, u64), DropReason> {
+        let class = port_class(seen.ip.proto).ok_or(DropReason::NatNoPort)?;
         if self.config.strict_eim {
             return Err(DropReason::NatNoPort);
         }
         let addr = self.rules.externals.get(m.address).addr;
-        let wish = Some(local.0.port).filter(|port| (m.ports.0..=m.ports.1).contains(port));
+        let wish = Some(seen.near.port).filter(|port| (m.ports.0..=m.ports.1).contains(port));
         let start = self.random_port();
         for port in wish.into_iter().chain(ports_from(m.ports, start)) {
             let external = Outside(Endpoint { addr, port });
             if self.rules.externals.get(m.address).may_use(class, port)
-                && self.is_free(now, uplink, proto, external, remote)
+                && let Some(hash) = self.free_outside(now, uplink, seen, external, None)
             {
                 self.stats.shared_ports += 1;
-                return Ok((external, mapping::NONE));
+                return Ok((external, mapping::NONE, hash));
             }
         }
         Err(DropReason::NatNoPort)
     }
 
-    /// Whether no live connection has this external endpoint and remote.
-    fn is_free(
+    /// The hash of the key that a connection of the packet has outside, if no live connection has it.
+    fn free_outside(
         &mut self,
         now: u64,
         uplink: Uplink,
-        proto: u8,
+        seen: &Seen,
         external: Outside<Endpoint>,
-        remote: Endpoint,
-    ) -> bool {
-        self.is_key_free(now, Side::Outside, &Key::outside(uplink, proto, external, remote))
+        foreseen: Option<&Foreseen>,
+    ) -> Option<u64> {
+        let key = Key::outside(uplink, seen.ip.proto, external, seen.remote);
+        let hash = match foreseen {
+            Some(foreseen) if foreseen.external == external => foreseen.outside,
+            _ => self.table.hash(&key),
+        };
+        self.is_key_free(now, Side::Outside, &key, hash).then_some(hash)
     }
 
     /// Removes what has the key if it is over.
-    fn is_key_free(&mut self, now: u64, side: Side, key: &Key) -> bool {
-        let Some(at) = self.table.find(side, key, self.table.hash(key)) else { return true };
+    fn is_key_free(&mut self, now: u64, side: Side, key: &Key, hash: u64) -> bool {
+        let Some(at) = self.table.find(side, key, hash) else { return true };
         let conn = &self.table.conns[at as usize];
         let over = conn.proto == trunkline_packet::headers::proto::TCP
             && matches!(conn.tcp.phase(), Phase::TimeWait | Phase::Reset);

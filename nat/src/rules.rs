@@ -361,6 +361,7 @@ impl Rules {
         self.statics_in.sort_unstable();
         self.statics_out.sort_unstable();
         self.addresses.sort_unstable();
+        self.addresses.dedup();
         self.externals.reserve(&reserved);
     }
 

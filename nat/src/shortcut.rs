@@ -1,18 +1,23 @@
-//! The short way of packets of connections that are known.
+//! The short way of plain packets, of connections that are known and of those that they begin.
 //!
 //! Nothing is remembered for it: a packet is looked up in the table as any other, its entry is held against the
-//! time and the rules as any other's, the same functions track it. What is left out is what can only concern packets
-//! that begin, end, or have something special about them: those are refused here, untouched, and go by
+//! time and the rules as any other's, the same functions track it, and begin a connection. What is left out is what can
+//! only concern packets that have something special about them: those are refused here, untouched, and go by
 //! [`Nat::process_batch`]. So a decision cannot outlive its reason, and there is nothing to flood.
+
+use std::net::Ipv6Addr;
 
 use trunkline_packet::headers::TCP_HLEN;
 use trunkline_packet::{Packet, Plain, prefetch};
 
+use crate::DropReason;
 use crate::list::NIL;
 use crate::nat::Nat;
+use crate::parse::{Kind, Seen};
 use crate::rewrite::{self, End};
+use crate::shard::shard_of;
 use crate::tcp::Segment;
-use crate::types::{Key, Side, Uplink, Zone};
+use crate::types::{Endpoint, Key, Outside, Path, Side, Uplink, Zone};
 use crate::wheel::Tick;
 
 /// Where a packet came in.
@@ -33,12 +38,27 @@ pub struct Glance {
     side: Side,
     hint: u32,
     hash: u64,
+    /// Its place in what was foreseen of the batch, if anything was.
+    foreseen: u32,
+}
+
+/// What there is to a packet in the table.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// A connection by which it may go the short way.
+    Known(Known),
+    /// Nothing: it may begin one, [`Nat::begin_plain`].
+    Nothing,
+    /// A connection by which it may not.
+    Special,
 }
 
 /// The connection of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     at: u32,
+    /// It has begun with this packet, which is tracked already.
+    fresh: bool,
     /// Where its inside is.
     pub zone: Zone,
     /// Where its outside is.
@@ -58,37 +78,112 @@ impl Nat {
         };
         let hash = self.table.hash(&key);
         self.table.touch(hash);
-        Glance { plain, key, side, hash, hint: NIL }
+        Glance { plain, key, side, hash, hint: NIL, foreseen: NIL }
     }
 
-    /// Finds the entry that may be the packet's, and has it brought near.
+    /// Finds the entry that may be the packet's, and has it brought near. False when there is none yet.
     #[inline]
-    pub fn approach(&self, glance: &mut Glance) {
-        if let Some(at) = self.table.candidate(glance.hash)
-            && let Some(conn) = self.table.conns.get(at as usize)
-        {
+    pub fn approach(&self, glance: &mut Glance) -> bool {
+        let Some(at) = self.table.candidate(glance.hash) else { return false };
+        if let Some(conn) = self.table.conns.get(at as usize) {
             glance.hint = at;
             prefetch(conn);
             prefetch(&conn.tcp);
         }
+        true
     }
 
-    /// The connection of a packet, if it may go the short way. Nothing is changed yet.
+    /// Of a packet from inside that [`Nat::approach`] has found nothing for, and which goes to an uplink: has what it
+    /// will need to begin a connection brought near. `place`: its own in the batch, below [`trunkline_packet::BATCH`].
     #[inline]
-    pub fn known(&self, now: u64, glance: &Glance) -> Option<Known> {
-        let now = now.saturating_sub(self.start?);
-        let mut at = glance.hint;
-        let mut conn = self.table.conns.get(at as usize)?;
-        if conn.is_free() || self.table.key(conn, glance.side) != glance.key {
-            // Another of the same tag, or one that went since it was looked up.
-            at = self.table.find(glance.side, &glance.key, glance.hash)?;
-            conn = self.table.conns.get(at as usize)?;
+    pub fn foresee(&mut self, place: usize, glance: &mut Glance, zone: Zone, uplink: Uplink) {
+        let foreseen = self.foresee_leaving(zone, uplink, &seen(glance));
+        if let (Some(slot), Some(_)) = (self.foreseen.get_mut(place), &foreseen) {
+            *slot = foreseen;
+            glance.foreseen = place as u32;
         }
+    }
+
+    /// What there is to a packet. Nothing is changed yet.
+    #[inline]
+    pub fn known(&self, now: u64, glance: &Glance) -> Found {
+        let Some(start) = self.start else { return Found::Special };
+        let now = now.saturating_sub(start);
+        let mine = |at: u32| {
+            let conn = self.table.conns.get(at as usize)?;
+            (!conn.is_free() && self.table.key(conn, glance.side) == glance.key).then_some((at, conn))
+        };
+        let found = mine(glance.hint).or_else(|| {
+            // Another of the same tag, one that went since it was looked up, or one that came.
+            mine(self.table.find(glance.side, &glance.key, glance.hash)?)
+        });
+        let Some((at, conn)) = found else { return Found::Nothing };
         if conn.deadline <= Tick::at(now) || conn.version != self.version || !conn.is_ordinary() {
+            return Found::Special;
+        }
+        Found::Known(self.as_known(glance.side, at, false))
+    }
+
+    #[inline]
+    fn as_known(&self, side: Side, at: u32, fresh: bool) -> Known {
+        let conn = &self.table.conns[at as usize];
+        let becomes = if side == Side::Inside { conn.external.0 } else { conn.local.0 };
+        Known { at, fresh, zone: conn.zone, uplink: conn.uplink, becomes: becomes.addr.to_bits() }
+    }
+
+    /// Begins a connection with a packet for which there is nothing: one of UDP, or a SYN. `uplink`: where it goes
+    /// to, or came from. `None`: untouched, for [`Nat::process_batch`]; also when what it has begun is nothing for
+    /// the short way.
+    ///
+    /// # Errors
+    /// Why the packet ends here. Of those from outside, the router has a say.
+    pub fn begin_plain(
+        &mut self,
+        now: u64,
+        glance: &Glance,
+        uplink: Uplink,
+        from: Arrival,
+        packet: &Packet,
+    ) -> Option<Result<Known, DropReason>> {
+        let segment = match glance.plain.tcp {
+            true => Some(segment(packet, &glance.plain).filter(Segment::begins)?),
+            false => None,
+        };
+        let seen = seen(glance);
+        let (own, workers) = self.config.shard;
+        let path = match from {
+            Arrival::Inside(zone) if workers <= 1 || shard_of(seen.near.port, workers) == own => {
+                Path::Out(zone, uplink)
+            }
+            // Whom nobody is to be reached by is not for us alone to say.
+            Arrival::Outside(_) => {
+                self.rules.entrance(uplink, seen.ip.proto, Outside(seen.near))?;
+                let mine = workers <= 1 || self.target(uplink, seen.ip.proto, Outside(seen.near)) == own;
+                mine.then_some(Path::In(uplink))?
+            }
+            Arrival::Inside(_) => return None,
+        };
+        // Hairpins, and what claims to be from us.
+        if self.rules.is_external(uplink, seen.remote.addr) {
             return None;
         }
-        let becomes = if glance.side == Side::Inside { conn.external.0 } else { conn.local.0 };
-        Some(Known { at, zone: conn.zone, uplink: conn.uplink, becomes: becomes.addr.to_bits() })
+        let now = self.since_start(now);
+        let foreseen = self.foreseen.get(glance.foreseen as usize).copied().flatten();
+        let hashes = (glance.hash, foreseen.as_ref());
+        let at = match self.open(now, path, &seen, segment.as_ref(), hashes) {
+            Ok(at) => at,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let conn = &mut self.table.conns[at as usize];
+        if !conn.is_ordinary() {
+            return None;
+        }
+        if let Some(segment) = &segment
+            && let Err(reason) = conn.tcp.take(glance.side, segment)
+        {
+            return Some(Err(reason));
+        }
+        Some(Ok(self.as_known(glance.side, at, true)))
     }
 
     /// Tracks and translates a packet. It goes on to the outside of its connection if it came from inside, and
@@ -97,10 +192,15 @@ impl Nat {
     pub fn pass(&mut self, now: u64, glance: &Glance, known: &Known, packet: &mut Packet) -> bool {
         let now = self.since_start(now);
         let Some(conn) = self.table.conns.get_mut(known.at as usize) else { return false };
-        if glance.plain.tcp {
+        if glance.plain.tcp && !known.fresh {
             let Some(segment) = segment(packet, &glance.plain) else { return false };
+            if !segment.flags_ok() {
+                return false;
+            }
             // A refused segment changes nothing, and is refused again.
-            if !segment.continues() || conn.tcp.take(glance.side, &segment).is_err() {
+            let before = conn.tcp;
+            if conn.tcp.take(glance.side, &segment).is_err() {
+                conn.tcp = before;
                 return false;
             }
         }
@@ -114,6 +214,16 @@ impl Nat {
         self.refresh(now, glance.side, known.at, glance.plain.end as usize);
         true
     }
+}
+
+/// A plain packet as others see it.
+#[inline]
+fn seen(glance: &Glance) -> Seen {
+    let p = &glance.plain;
+    let end = |addr: u128, port: u32| Endpoint { addr: Ipv6Addr::from(addr), port: port as u16 };
+    let (src, dst) = (end(p.src, p.ports >> 16), end(p.dst, p.ports));
+    let (near, remote) = if glance.side == Side::Inside { (src, dst) } else { (dst, src) };
+    Seen { ip: p.headers(), kind: if p.tcp { Kind::Tcp } else { Kind::Udp }, near, remote }
 }
 
 /// The TCP segment; `None` when there is something wrong with it.

@@ -2,7 +2,7 @@
 //!
 //! Semantics. An entry counts for its inside address, whoever began it: a flood from outside at one
 //! container costs that container only. Sources are ordered by the number of their transitory entries, in
-//! powers of two. When the table is full, the one to give up is the oldest transitory entry of a source in the
+//! powers of two; one that has a few less keeps its order. When the table is full, the one to give up is the oldest transitory entry of a source in the
 //! highest order, so a source that holds few loses none while another floods.
 //!
 //! The table is set-associative and of fixed size. When a set is full of live sources, newcomers share the
@@ -16,6 +16,7 @@ use crate::types::Zone;
 
 const WAYS: usize = 4;
 const ORDERS: usize = 32;
+const NO_ORDER: u8 = u8::MAX;
 
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -29,6 +30,8 @@ pub(crate) struct Source {
     pub(crate) transitory: u32,
     /// Those, oldest first.
     pub(crate) list: List,
+    /// Its order, when it has any.
+    order: u8,
     /// Among the sources of the same order.
     links: Links,
 }
@@ -40,6 +43,7 @@ const NEW: Source = Source {
     ports: 0,
     transitory: 0,
     list: List::NEW,
+    order: NO_ORDER,
     links: Links::NONE,
 };
 
@@ -75,7 +79,8 @@ impl Sources {
     /// The record of an inside address. A free one is claimed.
     pub(crate) fn of(&mut self, zone: Zone, addr: Ipv6Addr) -> u16 {
         let hash = self.hash.hash_one((zone.0, u128::from(addr)));
-        let set = (hash as usize % (self.slots.len() / WAYS)) * WAYS;
+        // Their number is a power of two.
+        let set = (hash as usize & (self.slots.len() / WAYS - 1)) * WAYS;
         let ways = &mut self.slots[set..set + WAYS];
         let known = ways.iter().position(|s| s.conns > 0 && s.zone == zone && s.addr == addr);
         let way = known.unwrap_or_else(|| match ways.iter().position(|s| s.conns == 0) {
@@ -90,22 +95,27 @@ impl Sources {
     }
 
     /// A source got or lost transitory entries.
+    #[inline]
     pub(crate) fn add_transitory(&mut self, at: u16, delta: i32) {
         let source = &mut self.slots[usize::from(at)];
-        let before = order(source.transitory);
         source.transitory = source.transitory.saturating_add_signed(delta);
-        let now = order(source.transitory);
-        if before == now {
-            return;
+        let order = order(source.transitory, source.order);
+        if order != source.order {
+            self.reorder(at, order);
         }
-        if let Some(order) = before {
-            self.orders[order].remove(u32::from(at), &mut self.slots, |s| &mut s.links);
-            if self.orders[order] == List::NEW {
-                self.occupied &= !(1 << order);
+    }
+
+    #[cold]
+    fn reorder(&mut self, at: u16, order: u8) {
+        let before = std::mem::replace(&mut self.slots[usize::from(at)].order, order);
+        if let Some(list) = self.orders.get_mut(usize::from(before)) {
+            list.remove(u32::from(at), &mut self.slots, |s| &mut s.links);
+            if *list == List::NEW {
+                self.occupied &= !(1 << before);
             }
         }
-        if let Some(order) = now {
-            self.orders[order].push(u32::from(at), &mut self.slots, |s| &mut s.links);
+        if let Some(list) = self.orders.get_mut(usize::from(order)) {
+            list.push(u32::from(at), &mut self.slots, |s| &mut s.links);
             self.occupied |= 1 << order;
         }
     }
@@ -118,6 +128,30 @@ impl Sources {
     }
 }
 
-fn order(count: u32) -> Option<usize> {
-    count.checked_ilog2().map(|n| n as usize)
+/// The order of a source with so many, that had this one. A quarter less than a power of two is still of it: a source at
+/// its limit, or in a full table, goes up and down by one with each packet.
+#[inline]
+fn order(count: u32, had: u8) -> u8 {
+    match count.checked_ilog2() {
+        None => NO_ORDER,
+        Some(exact) if had != NO_ORDER && exact < u32::from(had) && u64::from(count) * 4 >= 3 << had => had,
+        Some(exact) => exact as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_go_up_at_once_and_down_a_little_later() {
+        let mut had = NO_ORDER;
+        let mut seen = Vec::new();
+        for count in [0, 1, 2, 1, 0, 1, 4, 3, 2, 16, 15, 12, 11, 16, 8, 7, 6, 5, 0, u32::MAX, 3 << 29, 1] {
+            had = order(count, had);
+            seen.push(had);
+        }
+        let none = NO_ORDER;
+        assert_eq!(seen, [none, 0, 1, 0, none, 0, 2, 2, 1, 4, 4, 4, 3, 4, 3, 3, 3, 2, none, 31, 31, 0]);
+    }
 }

@@ -3,6 +3,8 @@
 use std::hash::BuildHasher;
 use std::net::Ipv6Addr;
 
+use trunkline_packet::prefer_huge_pages;
+
 use crate::DropReason;
 use crate::conn::Conn;
 use crate::index::Index;
@@ -28,8 +30,10 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(capacity: usize) -> Table {
         let maps = Mappings::new(capacity);
+        let conns = Vec::with_capacity(capacity);
+        prefer_huge_pages(&conns);
         Table {
-            conns: Vec::with_capacity(capacity),
+            conns,
             free: Vec::with_capacity(capacity),
             capacity,
             index: Index::new(2 * capacity),
@@ -104,22 +108,26 @@ impl Table {
         found.map(|v| v >> 1)
     }
 
-    /// Adds a connection of a known source; its keys are not there yet.
-    pub(crate) fn add(&mut self, now: Tick, conn: Conn) -> Result<u32, DropReason> {
+    /// Adds a connection of a known source; its keys, whose hashes by side these are, are not there yet.
+    pub(crate) fn add(
+        &mut self,
+        now: Tick,
+        conn: &Conn,
+        [inside, outside]: [u64; 2],
+    ) -> Result<u32, DropReason> {
         if self.is_full() {
             return Err(DropReason::NatTableFull);
         }
         let at = match self.free.pop() {
             Some(at) => {
-                self.conns[at as usize] = conn;
+                self.conns[at as usize] = *conn;
                 at
             }
             None => {
-                self.conns.push(conn);
+                self.conns.push(*conn);
                 (self.conns.len() - 1) as u32
             }
         };
-        let [inside, outside] = [Side::Inside, Side::Outside].map(|side| self.hash(&self.key(&conn, side)));
         let first = self.index.insert(inside, at << 1);
         if !first || !self.index.insert(outside, at << 1 | 1) {
             if first {

@@ -78,13 +78,14 @@ impl Segment {
         self.flags & flag != 0
     }
 
-    /// Whether it neither begins nor ends anything.
+    /// Whether it is a SYN, and nothing else.
     #[inline]
-    pub(crate) fn continues(&self) -> bool {
-        self.flags & (SYN | FIN | RST | ACK) == ACK
+    pub(crate) fn begins(&self) -> bool {
+        self.flags & (FIN | SYN | RST | ACK | URG) == SYN
     }
 
     /// Whether some TCP sends this combination; PSH, ECE, CWR do not matter.
+    #[inline]
     pub(crate) fn flags_ok(&self) -> bool {
         const SYN_ACK: u8 = SYN | ACK;
         const SYN_URG: u8 = SYN | URG;

@@ -213,11 +213,21 @@ impl Router {
         legs.get(OUT | u32::from(zone.0), dst, tables, |dst| out(tables, zone, dst))
     }
 
+    /// Whether a plain packet to `dst` may come in by an uplink.
+    #[inline]
+    pub fn may_enter(&mut self, uplink: IfaceId, dst: u128) -> bool {
+        let (tables, legs) = self.parts();
+        let entered = legs.get(ENTRY | u32::from(uplink.0), dst, tables, |dst| entry(tables, uplink, dst));
+        entered.is_some()
+    }
+
     /// Where a plain packet that came in by an uplink for `dst`, which is `becomes` inside, goes in a zone.
     #[inline]
     pub fn way_in(&mut self, uplink: IfaceId, dst: u128, zone: Zone, becomes: u128) -> Option<Next> {
+        if !self.may_enter(uplink, dst) {
+            return None;
+        }
         let (tables, legs) = self.parts();
-        legs.get(ENTRY | u32::from(uplink.0), dst, tables, |dst| entry(tables, uplink, dst))?;
         legs.get(IN | u32::from(zone.0), becomes, tables, |dst| into(tables, zone, dst))
     }
 

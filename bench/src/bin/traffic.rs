@@ -8,6 +8,11 @@
 //! | `bulk` | one TCP stream of which the server compares every byte |
 //! | `udp` | datagrams of SIZE bytes, as fast as they can be sent |
 //! | `paced` | datagrams of SIZE bytes at the highest rate of which at most 0.5 % are lost |
+//! | `flows` | datagrams of SIZE bytes, each of another flow, as fast as they can be sent |
+//! | `connects` | TCP connections opened, SIZE at once, and reset |
+//!
+//! The last two take four arguments more: FROM N TO N, the first address and how many, of the client and of where it
+//! sends to.
 //!
 //! The server compares every 16th datagram with what was sent, and every request and answer is compared.
 
@@ -17,6 +22,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use trunkline_bench::opening::{self, Addresses, Flows};
 
 /// Of so many datagrams one is compared.
 const SAMPLE: u64 = 16;
@@ -40,11 +47,23 @@ fn main() -> Outcome<()> {
             let to = SocketAddr::new(address.parse()?, port.parse()?);
             let span = Duration::from_secs_f64(seconds.parse()?);
             let size = rest.first().map_or(Ok(64), |s| s.parse::<usize>())?.clamp(8, 1472);
-            println!("{}", client(to, what, span, size)?);
+            let result = match (what, rest) {
+                ("flows" | "connects", [_, from, n, first, m]) => {
+                    let addresses = |first: &str, n: &str| -> Outcome<Addresses> {
+                        Ok(Addresses { first: first.parse()?, count: n.parse::<u32>()?.max(1) })
+                    };
+                    let flows =
+                        Flows { from: addresses(from, n)?, to: addresses(first, m)?, port: to.port() };
+                    if what == "flows" { scattered(to, &flows, span, size)? } else { connects(&flows, span, size)? }
+                }
+                _ => client(to, what, span, size)?,
+            };
+            println!("{result}");
             Ok(())
         }
         _ => {
-            Err("usage: traffic server ADDRESS PORT | traffic client ADDRESS PORT WHAT SECONDS [SIZE]".into())
+            Err("usage: traffic server ADDRESS PORT | traffic client ADDRESS PORT WHAT SECONDS [SIZE [FROM N TO N]]"
+                .into())
         }
     }
 }
@@ -179,6 +198,24 @@ fn client(to: SocketAddr, what: &str, span: Duration, size: usize) -> Outcome<St
     }
 }
 
+/// Datagrams that each begin something, and how many of them arrived.
+fn scattered(to: SocketAddr, flows: &Flows, span: Duration, size: usize) -> Outcome<String> {
+    let mut stream = Datagrams::new(to, size)?;
+    let start = Instant::now();
+    let sent = opening::datagrams(flows, span, &stream.datagram)?;
+    let took = start.elapsed();
+    Ok(stream.arrived(sent, took)?.json())
+}
+
+fn connects(flows: &Flows, span: Duration, at_once: usize) -> Outcome<String> {
+    let opened = opening::connections(flows, span, at_once)?;
+    let rate = opened.connections as f64 / opened.took.as_secs_f64();
+    Ok(format!(
+        "{{\"per-second\": {rate:.1}, \"connections\": {}, \"failed\": {}}}",
+        opened.connections, opened.failed
+    ))
+}
+
 fn bulk(to: SocketAddr, span: Duration) -> Outcome<String> {
     let mut c = connect(to, b'b')?;
     c.set_write_timeout(Some(Duration::from_secs(5)))?;
@@ -304,6 +341,11 @@ impl Datagrams {
             }
         }
         let took = start.elapsed();
+        self.arrived(sent, took)
+    }
+
+    /// What became of so many that were sent.
+    fn arrived(&mut self, sent: u64, took: Duration) -> Outcome<Burst> {
         let counted = self.count()?;
         let arrived = counted - self.counted;
         self.counted = counted;

@@ -465,9 +465,12 @@ impl L3 {
         let mut refused = std::mem::take(&mut self.scratch.refused);
         for (packet, reason) in refused.drain(..) {
             match path {
-                Some(Path::In(_)) => with_router!(self, out, |router, now, pool, ways| {
-                    router.unsolicited(now, at, packet, reason, pool, ways);
-                }),
+                // Not what came in now, but what waited for its first piece, wherever that was.
+                Some(Path::In(_)) if reason != DropReason::NatFragmentLost => {
+                    with_router!(self, out, |router, now, pool, ways| {
+                        router.unsolicited(now, at, packet, reason, pool, ways);
+                    })
+                }
                 Some(Path::Answer(_)) if reason == DropReason::NatUnsolicited => {
                     with_router!(self, out, |router, now, pool, ways| {
                         router.local(now, at, packet, pool, ways);

@@ -1,13 +1,13 @@
-//! The short way: packets of known connections, looked up for a whole batch before the first is decided on, and
-//! carried to their egress one after the other without being queued in between.
+//! The short way: plain packets, of known connections or beginning one, looked up for a whole batch before the first is
+//! decided on, and carried to their egress one after the other without being queued in between.
 //!
 //! It decides nothing by itself. The router says whether a packet is plain and where it goes, the translation whether
-//! its connection is known and may go on; only when both do is anything changed. What either declines, as it came,
-//! goes the long way, and what was queued there before goes first, so that packets keep their order.
+//! its connection is known, or may begin, and may go on; only when both do is anything changed. What either declines, as
+//! it came, goes the long way, and what was queued there before goes first, so that packets keep their order.
 
-use trunkline_nat::{Arrival, Glance};
+use trunkline_nat::{Arrival, Found, Glance, Known};
 use trunkline_packet::{BATCH, Batch, Packet, Plain, PortId};
-use trunkline_router::{IfaceId, Zone};
+use trunkline_router::{IfaceId, Next, Zone};
 
 use super::{L3, Out, Role, Ways};
 
@@ -44,9 +44,15 @@ impl L3 {
         self.ahead = ahead;
     }
 
-    /// First pass: what each packet is, and where its connection may be.
+    /// First pass: what each packet is, and where its connection may be or will be.
     #[inline]
-    fn look_ahead(&self, at: IfaceId, from: Arrival, packets: &[Packet], ahead: &mut Vec<Option<Glance>>) {
+    fn look_ahead(
+        &mut self,
+        at: IfaceId,
+        from: Arrival,
+        packets: &[Packet],
+        ahead: &mut Vec<Option<Glance>>,
+    ) {
         ahead.clear();
         let iface = self.view.tables.iface(at);
         ahead.extend(packets.iter().map(|packet| {
@@ -54,8 +60,28 @@ impl L3 {
             let plain = Plain::read(iface.mac, packet).filter(|plain| !iface.is_claimed_by(plain.src))?;
             Some(self.nat.glance(from, plain))
         }));
-        for glance in ahead.iter_mut().flatten() {
-            self.nat.approach(glance);
+        for (place, glance) in ahead.iter_mut().enumerate() {
+            let Some(glance) = glance else { continue };
+            if !self.nat.approach(glance)
+                && let Arrival::Inside(zone) = from
+                && let Some((_, uplink)) = self.way_out(zone, glance)
+            {
+                self.nat.foresee(place, glance, zone, uplink);
+            }
+        }
+    }
+
+    /// Where a packet from inside goes, if that is an uplink.
+    #[inline]
+    fn way_out(
+        &mut self,
+        zone: trunkline_nat::Zone,
+        glance: &Glance,
+    ) -> Option<(Next, trunkline_nat::Uplink)> {
+        let next = self.router.way_out(Zone(zone.0), glance.plain.dst)?;
+        match self.view.role(PortId(next.iface().0)) {
+            Role::Uplink(uplink) => Some((next, uplink)),
+            _ => None,
         }
     }
 
@@ -69,29 +95,45 @@ impl L3 {
         mut packet: Packet,
         out: &mut Out<'_>,
     ) -> Option<Packet> {
-        let mut known = self.nat.known(self.now, glance);
-        if known.is_some() && self.path.is_some() {
-            // What waits came before, and may need the room that this connection has.
+        let mut found = self.nat.known(self.now, glance);
+        if !matches!(found, Found::Special) && self.path.is_some() {
+            // What waits came before, and may need the room that this connection has, or be of the same.
             self.translate(at, out);
-            known = self.nat.known(self.now, glance);
+            found = self.nat.known(self.now, glance);
         }
-        let Some(known) = known else { return Some(packet) };
-        // What lies behind is padding of the link.
-        if packet.len() > glance.plain.end as usize {
-            packet.truncate(glance.plain.end as usize);
+        if matches!(found, Found::Special) {
+            return Some(packet);
         }
         let (plain, outward) = (&glance.plain, matches!(from, Arrival::Inside(_)));
+        // What lies behind is padding of the link.
+        if packet.len() > plain.end as usize {
+            packet.truncate(plain.end as usize);
+        }
+        let way_out = match from {
+            Arrival::Inside(zone) => self.way_out(zone, glance),
+            Arrival::Outside(_) => None,
+        };
+        let known = match found {
+            Found::Known(known) => known,
+            _ => match self.begin_connection(at, from, way_out, glance, packet, out) {
+                (Some(known), Some(fresh)) => {
+                    packet = fresh;
+                    known
+                }
+                (_, declined) => return declined,
+            },
+        };
         let next = match from {
-            Arrival::Inside(zone) => self.router.way_out(Zone(zone.0), plain.dst).filter(|next| {
-                self.view.role(PortId(next.iface().0)) == Role::Uplink(known.uplink)
-                    && self.router.fits(next, &packet, plain, Some(known.becomes))
+            Arrival::Inside(_) => way_out.filter(|(next, uplink)| {
+                *uplink == known.uplink && self.router.fits(next, &packet, plain, Some(known.becomes))
             }),
-            Arrival::Outside(_) => self
+            Arrival::Outside(uplink) => self
                 .router
                 .way_in(at, plain.dst, Zone(known.zone.0), known.becomes)
-                .filter(|next| self.router.fits(next, &packet, plain, None)),
+                .filter(|next| self.router.fits(next, &packet, plain, None))
+                .map(|next| (next, uplink)),
         };
-        let Some(next) = next else { return Some(packet) };
+        let Some((next, _)) = next else { return Some(packet) };
         if !self.nat.pass(self.now, glance, &known, &mut packet) {
             return Some(packet);
         }
@@ -106,6 +148,41 @@ impl L3 {
             self.inward.push((to, packet));
         }
         None
+    }
+
+    /// Begins a connection with a packet. Both if that was done; the packet alone if it cannot go this way; nothing if
+    /// it has ended.
+    #[inline]
+    fn begin_connection(
+        &mut self,
+        at: IfaceId,
+        from: Arrival,
+        way_out: Option<(Next, trunkline_nat::Uplink)>,
+        glance: &Glance,
+        packet: Packet,
+        out: &mut Out<'_>,
+    ) -> (Option<Known>, Option<Packet>) {
+        let uplink = match from {
+            Arrival::Inside(_) => way_out
+                .filter(|(next, _)| self.router.fits(next, &packet, &glance.plain, None))
+                .map(|(_, uplink)| uplink),
+            Arrival::Outside(uplink) => self.router.may_enter(at, glance.plain.dst).then_some(uplink),
+        };
+        let begun = uplink.and_then(|uplink| self.nat.begin_plain(self.now, glance, uplink, from, &packet));
+        match begun {
+            None => (None, Some(packet)),
+            Some(Ok(known)) => (Some(known), Some(packet)),
+            Some(Err(reason)) => {
+                if matches!(from, Arrival::Inside(_)) {
+                    self.lose(at, packet, reason, out);
+                } else {
+                    with_router!(self, out, |router, now, pool, ways| {
+                        router.unsolicited(now, at, packet, reason, pool, ways);
+                    });
+                }
+                (None, None)
+            }
+        }
     }
 }
 
