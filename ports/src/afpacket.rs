@@ -37,6 +37,8 @@ pub struct AfPacket {
 #[derive(Debug)]
 struct Socket {
     fd: OwnedFd,
+    /// For sending alone. Nobody waits for it, so that the kernel has none to wake for every frame that has left.
+    tx: OwnedFd,
     ifindex: u32,
     caps: TxCaps,
     mtu: AtomicU32,
@@ -74,14 +76,8 @@ impl AfPacket {
     }
 
     fn set_up(ifindex: u32, offload: bool, share: Option<&PortShare>) -> io::Result<AfPacket> {
-        // Protocol 0: nothing is received before everything is set.
-        let fd = socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        bind(&fd, ifindex, 0)?;
+        // Protocol 0: nothing is received before everything is set, and nothing ever by the one for sending.
+        let (fd, tx) = (open_bound(ifindex)?, open_bound(ifindex)?);
         let (_, hatype) = bound(&fd)?;
         // The loopback's frames look like Ethernet's.
         let loopback = share.is_some() && hatype == libc::ARPHRD_LOOPBACK;
@@ -91,8 +87,10 @@ impl AfPacket {
         for option in [libc::PACKET_VNET_HDR, libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
             sys::setsockopt(fd.as_fd(), libc::SOL_PACKET, option, &1)?;
         }
-        let buffers = [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)];
-        for (force, plain) in buffers {
+        sys::setsockopt(tx.as_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1)?;
+        let buffers =
+            [(&fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (&tx, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)];
+        for (fd, force, plain) in buffers {
             // Beyond the system's limit if we may, else up to it.
             if sys::setsockopt(fd.as_fd(), libc::SOL_SOCKET, force, &BUFFER).is_err() {
                 sys::setsockopt(fd.as_fd(), libc::SOL_SOCKET, plain, &BUFFER)?;
@@ -110,7 +108,7 @@ impl AfPacket {
             TxCaps::NONE
         };
         let socket =
-            Socket { fd, ifindex, caps, mtu: AtomicU32::new(link.mtu), ring_drops: AtomicU64::new(0) };
+            Socket { fd, tx, ifindex, caps, mtu: AtomicU32::new(link.mtu), ring_drops: AtomicU64::new(0) };
         Ok(AfPacket { socket: Arc::new(socket) })
     }
 
@@ -208,6 +206,14 @@ fn promiscuous(fd: &OwnedFd, ifindex: u32) -> io::Result<()> {
 
 fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the interface is gone")
+}
+
+/// A packet socket that belongs to an interface and receives nothing yet.
+fn open_bound(ifindex: u32) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    bind(&fd, ifindex, 0)?;
+    Ok(fd)
 }
 
 fn bind(fd: &OwnedFd, ifindex: u32, protocol: u16) -> io::Result<()> {

@@ -72,7 +72,7 @@ impl AfPacketTx {
             // `chunk`; all of it outlives the call, and sendmmsg does not write to any of it but `messages`.
             let sent = unsafe {
                 libc::sendmmsg(
-                    self.0.fd.as_raw_fd(),
+                    self.0.tx.as_raw_fd(),
                     rest.as_mut_ptr(),
                     rest.len() as _,
                     libc::MSG_DONTWAIT as _,

@@ -23,7 +23,7 @@ const SEND_BUFFER: libc::c_int = 4 << 20;
 /// # Errors
 /// `PermissionDenied` without CAP_NET_RAW; `Unsupported` when the system has no IPv6.
 pub fn gre(family: Family) -> io::Result<(Box<dyn DatagramRx>, Arc<dyn DatagramTx>)> {
-    let main = Arc::new(open(family)?);
+    let main = open(family)?;
     // Over IPv4 a packet comes with its header, which says it all (raw(7)).
     if family == Family::V6 {
         sock::receive_options(&main, family)?;
@@ -31,25 +31,31 @@ pub fn gre(family: Family) -> io::Result<(Box<dyn DatagramRx>, Arc<dyn DatagramT
     sock::buffer(&main, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
     sock::set_df(&main, family, true)?;
 
-    let fragmenting = open(family)?;
-    sock::set_df(&fragmenting, family, false)?;
-    // Bound to a group address, it receives nothing, while its source address is left to the route. What the
-    // kernel learns of the path, it learns by the first one.
-    let nowhere: IpAddr = match family {
-        Family::V4 => [224, 0, 0, 0].into(),
-        Family::V6 => [0xff0e, 0, 0, 0, 0, 0, 0, 0].into(),
-    };
-    sock::bind(&fragmenting, nowhere, 0)?;
-
+    let (whole, fragmenting) = (sender(family, true)?, sender(family, false)?);
     let kind = match family {
         Family::V4 => Kind::GreV4,
         Family::V6 => Kind::GreV6,
     };
-    let mut tx = Sender::new(vec![main.clone()], vec![Arc::new(fragmenting)], false);
+    let mut tx = Sender::new(vec![Arc::new(whole)], vec![Arc::new(fragmenting)], false);
     if family == Family::V6 {
         tx.keep(ear()?);
     }
-    Ok((Box::new(Receiver::new(main, kind)), Arc::new(tx)))
+    Ok((Box::new(Receiver::new(Arc::new(main), kind)), Arc::new(tx)))
+}
+
+/// A socket for sending alone: nobody waits for it, so that the kernel has none to wake for every packet that has left.
+fn sender(family: Family, df: bool) -> io::Result<OwnedFd> {
+    let fd = open(family)?;
+    sock::buffer(&fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)?;
+    sock::set_df(&fd, family, df)?;
+    // Bound to a group address, it receives nothing, while its source address is left to the route. What the
+    // kernel learns of the path, it learns by the receiver.
+    let nowhere: IpAddr = match family {
+        Family::V4 => [224, 0, 0, 0].into(),
+        Family::V6 => [0xff0e, 0, 0, 0, 0, 0, 0, 0].into(),
+    };
+    sock::bind(&fd, nowhere, 0)?;
+    Ok(fd)
 }
 
 /// A socket for whose sake the kernel learns path MTUs over IPv6. It takes "packet too big" about a raw
@@ -65,7 +71,7 @@ fn ear() -> io::Result<OwnedFd> {
 }
 
 fn open(family: Family) -> io::Result<OwnedFd> {
-    let fd = sock::open(family, SocketType::RAW, ipproto::GRE).map_err(|e| match e.raw_os_error() {
+    sock::open(family, SocketType::RAW, ipproto::GRE).map_err(|e| match e.raw_os_error() {
         Some(libc::EAFNOSUPPORT) => {
             io::Error::new(io::ErrorKind::Unsupported, "this system has no IPv6 sockets")
         }
@@ -73,7 +79,5 @@ fn open(family: Family) -> io::Result<OwnedFd> {
             io::Error::new(io::ErrorKind::PermissionDenied, "raw socket for GRE: needs CAP_NET_RAW")
         }
         _ => sys::context("raw socket for GRE", e),
-    })?;
-    sock::buffer(&fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)?;
-    Ok(fd)
+    })
 }
