@@ -136,7 +136,7 @@ impl EgressQueues {
                     pool.put_all(batch);
                 }
                 Backend::Queues(queues) => {
-                    if self.watched {
+                    if self.watched && queues.tx.get(worker).is_some_and(|queue| queue.has_receiver()) {
                         self.delivered += batch.iter().map(in_socket).sum::<usize>();
                     }
                     let (ready, segments) = (&mut self.ready, &mut self.segments);

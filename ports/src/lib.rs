@@ -133,6 +133,11 @@ pub trait TxQueue: Send + Sync {
         true
     }
 
+    /// Whether somebody on this machine may need the CPU to take what is sent.
+    fn has_receiver(&self) -> bool {
+        true
+    }
+
     /// Largest L2 payload the interface takes now (its MTU), if the port knows it.
     fn mtu(&self) -> Option<u32> {
         None

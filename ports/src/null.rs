@@ -21,6 +21,10 @@ impl TxQueue for NullTx {
         false
     }
 
+    fn has_receiver(&self) -> bool {
+        false
+    }
+
     fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
         stats.packets += batch.len() as u64;
         stats.bytes += batch.iter().map(|p| p.len() as u64).sum::<u64>();

@@ -110,9 +110,13 @@ impl Decap {
         pool: &mut Pool,
     ) {
         let mut at = from;
+        let mut last = None;
         while let Some(packet) = self.frames.get_mut(at) {
             let port = packet.meta().in_port;
-            let Some((view, tunnel)) = snapshot.port(port).and_then(with_tunnel) else {
+            if last.is_none_or(|(before, _)| before != port) {
+                last = snapshot.port(port).and_then(with_tunnel).map(|found| (port, found));
+            }
+            let Some((_, (view, tunnel))) = last else {
                 // Tunnels and ports are of one snapshot, so this does not happen.
                 self.underlay.of(worker).received_and_dropped(DropReason::NoBridge);
                 pool.put(self.frames.remove(at));

@@ -33,7 +33,7 @@ pub(crate) struct Underneath<'a> {
 /// What a frame is to the tunnels.
 enum Mine {
     No,
-    Packet(OuterHeaders),
+    Packet,
     Fragment,
     Error(Report),
 }
@@ -64,11 +64,31 @@ impl Decap {
     ) {
         // The address of the uplink's to which the last packet was.
         let mut own = None;
+        // Frames from here on have one sender and are not yet admitted.
+        let (mut fresh, mut sender) = (self.frames.len(), None);
         for packet in batch.drain(..) {
-            match classify(&packet, from, &mut own) {
+            let Some(headers) = received(&packet, from, &mut own) else {
+                rest.push(packet);
+                continue;
+            };
+            match classify(&packet, &headers, from) {
                 Mine::No => rest.push(packet),
-                Mine::Packet(headers) => self.open_frame(snapshot, from, &headers, packet, pool),
-                Mine::Fragment => self.add_fragment(snapshot, from, packet, pool),
+                Mine::Packet => {
+                    let src = headers.outer.src;
+                    if let Some(before) = sender.filter(|before| *before != src) {
+                        self.admit(fresh, before, snapshot, from.worker, from.now, pool);
+                        fresh = self.frames.len();
+                    }
+                    sender = Some(src);
+                    self.open_frame(snapshot, from, &headers, packet, pool);
+                }
+                Mine::Fragment => {
+                    if let Some(before) = sender.take() {
+                        self.admit(fresh, before, snapshot, from.worker, from.now, pool);
+                    }
+                    self.add_fragment(snapshot, from, packet, pool);
+                    fresh = self.frames.len();
+                }
                 Mine::Error(report) => {
                     from.shard.absorbed.add(1);
                     let uplink = PortId(from.uplink.id.0);
@@ -78,8 +98,12 @@ impl Decap {
                 }
             }
         }
+        if let Some(before) = sender {
+            self.admit(fresh, before, snapshot, from.worker, from.now, pool);
+        }
     }
 
+    /// Takes a frame to what is in it, which is still to be admitted.
     #[inline]
     fn open_frame(
         &mut self,
@@ -98,10 +122,8 @@ impl Decap {
         };
         // What is in it counts on the tunnel.
         from.shard.absorbed.add(1);
-        let before = self.frames.len();
         let mut refusals = Counted { snapshot, underlay: &self.underlay, worker: from.worker };
         decap_all(packet, &opened, from.tunnels, pool, &mut self.frames, &mut refusals);
-        self.admit(before, opened.outer.src, snapshot, from.worker, from.now, pool);
     }
 
     /// Gives up fragments whose time is over. To be called once a second or so.
@@ -126,7 +148,11 @@ impl Decap {
             from.shard.absorbed.add(u64::from(whole.meta().frames).saturating_sub(1));
             whole.meta_mut().frames = 1;
             match OuterHeaders::read(whole.head()) {
-                Ok(headers) => self.open_frame(snapshot, from, &headers, whole, pool),
+                Ok(headers) => {
+                    let before = self.frames.len();
+                    self.open_frame(snapshot, from, &headers, whole, pool);
+                    self.admit(before, headers.outer.src, snapshot, from.worker, from.now, pool);
+                }
                 Err(reason) => {
                     from.shard.drop(reason, 1);
                     pool.put(whole);
@@ -142,30 +168,32 @@ fn count(drops: &DropCounts, shard: &Shard) {
     }
 }
 
+/// The headers of an IP packet to an address of the uplink's; `own` is the one that the packet before was to.
 #[inline]
-fn classify(packet: &Packet, from: &Underneath<'_>, own: &mut Option<IpAddr>) -> Mine {
+fn received(packet: &Packet, from: &Underneath<'_>, own: &mut Option<IpAddr>) -> Option<OuterHeaders> {
     let head = packet.head();
     if head.first_chunk() != Some(&from.uplink.mac.0) || packet.meta().vlan.is_some() {
-        return Mine::No;
+        return None;
     }
-    let Ok(headers) = OuterHeaders::read(head) else { return Mine::No };
-    let OuterHeaders { outer, ip } = &headers;
-    if !matches!(ip.proto, proto::UDP | proto::GRE | proto::ICMP | proto::ICMPV6) {
-        return Mine::No;
+    let headers = OuterHeaders::read(head).ok()?;
+    let dst = headers.outer.dst;
+    if *own != Some(dst) {
+        *own = Some(dst).filter(|dst| from.uplink.owns(*dst));
     }
-    if *own != Some(outer.dst) {
-        if !from.uplink.owns(outer.dst) {
-            return Mine::No;
-        }
-        *own = Some(outer.dst);
-    }
+    own.is_some().then_some(headers)
+}
+
+#[inline]
+fn classify(packet: &Packet, headers: &OuterHeaders, from: &Underneath<'_>) -> Mine {
+    let OuterHeaders { outer, ip } = headers;
     match ip.proto {
         proto::UDP | proto::GRE if !matches!(ip.fragment, Fragment::None | Fragment::Atomic) => {
             if from.tunnels.may_carry(outer.src, outer.dst, ip.proto) { Mine::Fragment } else { Mine::No }
         }
         proto::UDP if from.tunnels.kind_of_port(outer.dst_port).is_none() => Mine::No,
         proto::GRE if !from.tunnels.has_gre() => Mine::No,
-        proto::UDP | proto::GRE => Mine::Packet(headers),
-        _ => report::parse(packet, from.tunnels).map_or(Mine::No, Mine::Error),
+        proto::UDP | proto::GRE => Mine::Packet,
+        proto::ICMP | proto::ICMPV6 => report::parse(packet, from.tunnels).map_or(Mine::No, Mine::Error),
+        _ => Mine::No,
     }
 }
