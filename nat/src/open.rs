@@ -69,7 +69,7 @@ impl Nat {
         let exit = self.rules.exit(zone, uplink, local.0.addr, self.config.route);
         let (address, external) = match exit {
             Exit::Masquerade(rule) => {
-                let address = self.address(rule, zone, local.0.addr)?;
+                let address = self.address(rule, local.0.addr)?;
                 (address, Endpoint { addr: self.rules.externals.get(address).addr, ..local.0 })
             }
             Exit::Static(_, addr) => (0, Endpoint { addr, ..local.0 }),
@@ -204,7 +204,7 @@ impl Nat {
             Exit::Masquerade(rule) => {
                 let address = match foreseen {
                     Some(foreseen) => Some(foreseen.address),
-                    None => self.address(rule, zone, local.0.addr),
+                    None => self.address(rule, local.0.addr),
                 };
                 let masquerade = self.masquerade(rule, address, source)?;
                 let (external, mapping, hash) = self.map(now, zone, uplink, seen, &masquerade, foreseen)?;
@@ -257,7 +257,7 @@ impl Nat {
                     self.table.maps.of_external(uplink, proto, external).ok_or(DropReason::NatUnsolicited)?;
                 let rule = self.mapping_rule(at).ok_or(DropReason::NatUnsolicited)?;
                 let m = *self.table.maps.get(at);
-                let address = self.address(rule, m.zone, m.local.0.addr);
+                let address = self.address(rule, m.local.0.addr);
                 let masquerade = self.masquerade(rule, address, m.source)?;
                 let allowed = match masquerade.filtering {
                     Filtering::EndpointIndependent => true,
@@ -358,12 +358,11 @@ impl Nat {
 
     /// Under which address of the rule's pool an inside address leaves: its number.
     #[inline]
-    fn address(&self, rule: u16, zone: Zone, addr: Ipv6Addr) -> Option<u16> {
+    fn address(&self, rule: u16, addr: Ipv6Addr) -> Option<u16> {
         let pool = &self.rules.slot(rule)?.pool;
-        // Paired: the same for every port of the host, on every worker (RFC 4787 REQ-2).
-        let mixed = (u128::from(addr) ^ u128::from(zone.0) << 64)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        let pick = if pool.len() > 1 { (mixed >> 64) as u64 % pool.len() as u64 } else { 0 };
+        // Paired: the same for every port of the host, on every worker (RFC 4787 REQ-2). Hosts whose addresses follow
+        // each other, as those of containers do, get each one the next.
+        let pick = if pool.len() > 1 { u128::from(addr) as u64 % pool.len() as u64 } else { 0 };
         pool.get(pick as usize).copied()
     }
 
@@ -416,19 +415,26 @@ impl Nat {
             self.give_up(own);
         }
         let start = self.random_port();
-        let take = |nat: &mut Nat| nat.rules.externals.take(m.address, class, m.ports, local.0.port, start);
-        let mut port = take(self);
+        let take = |nat: &mut Nat, at| nat.rules.externals.take(at, class, m.ports, local.0.port, start);
+        let mut address = m.address;
+        let mut port = take(self, address);
+        if port.is_none()
+            && let Some((other, free)) = self.elsewhere(m.rule, |nat, at| take(nat, at))
+        {
+            (address, port) = (other, Some(free));
+        }
         if port.is_none()
             && let Some(victim) = self.transitory_mapping(uplink, proto, m, start)
         {
             self.give_up(victim);
-            port = take(self);
+            port = take(self, address);
         }
         let Some(port) = port else { return self.share(now, uplink, seen, m) };
+        let addr = self.rules.externals.get(address).addr;
         let external = Outside(Endpoint { addr, port });
         // A shared port may have been used towards this destination and become free as a whole since.
         let Some(hash) = self.free_outside(now, uplink, seen, external, foreseen) else {
-            self.rules.externals.give(m.address, class, port);
+            self.rules.externals.give(address, class, port);
             return Err(DropReason::NatConflict);
         };
         let mapped = match foreseen {
@@ -442,7 +448,7 @@ impl Nat {
             uplink,
             proto,
             class: class as u8,
-            slot: m.address,
+            slot: address,
             source,
             conns: 0,
             kept: 0,
@@ -450,11 +456,26 @@ impl Nat {
             retired: false,
         };
         let Some(at) = self.table.maps.add(mapping, [local_hash, mapped]) else {
-            self.rules.externals.give(m.address, class, port);
+            self.rules.externals.give(address, class, port);
             return Err(DropReason::NatTableFull);
         };
         self.table.sources.get_mut(source).ports += 1;
         Ok((external, at, hash))
+    }
+
+    /// A port of any address of the rule's pool, when that of the host has none left. Its mappings stay as they are:
+    /// each inside endpoint has one external one (REQ-1), only the host has two addresses now.
+    #[cold]
+    fn elsewhere(
+        &mut self,
+        rule: u16,
+        mut take: impl FnMut(&mut Nat, u16) -> Option<u16>,
+    ) -> Option<(u16, u16)> {
+        let count = self.rules.slot(rule)?.pool.len();
+        (0..count).find_map(|i| {
+            let at = *self.rules.slot(rule)?.pool.get(i)?;
+            Some((at, take(self, at)?))
+        })
     }
 
     /// Whether a connection is the only one of its mapping, so that removing it frees a port.

@@ -47,6 +47,30 @@ fn rfc4787_req2_pooling_is_paired() {
 }
 
 #[test]
+fn hosts_are_spread_over_the_pool_and_overflow_into_the_rest_of_it() {
+    let pool = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+    for strict_eim in [false, true] {
+        let rule = masquerade(&pool, (5000, 5099), Filtering::default());
+        let mut w =
+            World::new(Config { strict_eim, ..Config::for_capacity(1 << 12) }, std::slice::from_ref(&rule));
+        let mut of = |host: u8, port: u16| {
+            Some(src(&w.out(&udp(&format!("10.77.0.{host}:{port}"), "198.51.100.1:53", b"")).ok()?))
+        };
+        // Any three in a row have three addresses.
+        let first: Vec<_> = (2..32).map(|host| of(host, 5000).unwrap().ip()).collect();
+        assert!(first.windows(3).all(|w| w[0] != w[1] && w[1] != w[2] && w[0] != w[2]), "{first:?}");
+        // One host alone has all of the pool, its own address first.
+        let got: Vec<_> = (0..270).map(|i| of(2, 6000 + i).unwrap()).collect();
+        assert!(got[..90].iter().all(|e| e.ip() == first[0]), "{got:?}");
+        assert_eq!(got.iter().collect::<std::collections::HashSet<_>>().len(), 270);
+        // Still one external endpoint for each inside (REQ-1).
+        for (i, external) in got.iter().enumerate() {
+            assert_eq!(of(2, 6000 + i as u16), Some(*external));
+        }
+    }
+}
+
+#[test]
 fn rfc4787_req3_ports_are_preserved_and_not_overloaded_while_they_last() {
     let rule = masquerade(&["192.0.2.10"], (2000, 2009), Filtering::default());
     let mut w = World::new(Config { strict_eim: true, ..Config::for_capacity(64) }, &[rule]);
