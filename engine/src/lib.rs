@@ -18,6 +18,7 @@ mod snapshot;
 mod spin;
 mod stages;
 mod tunnel;
+mod turns;
 mod worker;
 
 pub use counters::PortCounters;

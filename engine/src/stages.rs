@@ -16,6 +16,7 @@ use crate::snapshot::Snapshot;
 use crate::tunnel::ingress::Decap;
 use crate::tunnel::liveness::HeardSender;
 use crate::tunnel::uplink::Underneath;
+use crate::turns::ENOUGH;
 
 /// Free heads and tails a worker keeps (about 2 KiB and 64 KiB each, made on demand).
 const KEEP_HEADS: usize = MAX_IN_FLIGHT;
@@ -48,6 +49,8 @@ pub(crate) struct Stages {
     /// What an uplink brought that is not for tunnels.
     rest: Batch,
     egress: EgressQueues,
+    /// Copies made for floods, since somebody set it to 0.
+    pub(crate) copies: usize,
     /// When the last burst of datagrams out of tunnels had been delivered.
     burst: Instant,
     /// Whether to pause after bursts.
@@ -75,6 +78,7 @@ impl Stages {
             trash: Batch::with_capacity(BATCH),
             rest: Batch::with_capacity(BATCH),
             egress: EgressQueues::new(),
+            copies: 0,
             burst: clock,
             pauses: cpus <= FEW_CPUS,
             l3: None,
@@ -93,10 +97,11 @@ impl Stages {
         }
     }
 
-    /// How many frames of a port may be taken at once.
+    /// How many frames of a port may be taken at once; `short`: if they are likely to be flooded.
     #[inline]
-    pub(crate) fn budget(snapshot: &Snapshot, port: PortId) -> usize {
-        (MAX_IN_FLIGHT / snapshot.fanout(port).max(1)).clamp(1, BATCH)
+    pub(crate) fn budget(snapshot: &Snapshot, port: PortId, short: bool) -> usize {
+        let copies = if short { ENOUGH } else { MAX_IN_FLIGHT };
+        (copies / snapshot.fanout(port).max(1)).clamp(1, BATCH)
     }
 
     /// Seconds on the engine's clock.
@@ -348,11 +353,12 @@ impl Stages {
             return;
         };
         let shard = view.shards.of(self.worker);
-        let mut sink = WorkerSink { shard, egress: &mut self.egress, trash: &mut self.trash };
+        let mut sink = WorkerSink { shard, egress: &mut self.egress, trash: &mut self.trash, copies: 0 };
         match snapshot.bridge_of(view) {
             Some(bridge) => bridge.forward(now, port, &mut self.batch, &mut self.pool, &mut sink),
             None => self.batch.drain(..).for_each(|p| sink.drop(p, DropReason::NoBridge)),
         }
+        self.copies += sink.copies;
         self.pool.put_all(&mut self.trash);
     }
 }
@@ -394,6 +400,7 @@ struct WorkerSink<'a> {
     shard: &'a Shard,
     egress: &'a mut EgressQueues,
     trash: &'a mut Batch,
+    copies: usize,
 }
 
 impl Sink for WorkerSink<'_> {
@@ -411,5 +418,6 @@ impl Sink for WorkerSink<'_> {
     #[inline]
     fn replicated(&mut self, n: u64) {
         self.shard.replicated.add(n);
+        self.copies += n as usize;
     }
 }

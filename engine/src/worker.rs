@@ -28,6 +28,7 @@ use crate::spin::{Spin, Spinner};
 use crate::stages::Stages;
 use crate::tunnel::ingress::BUDGET;
 use crate::tunnel::sockets::SocketId;
+use crate::turns::{Turn, Turns};
 
 /// What the control plane tells a worker.
 pub(crate) enum Command {
@@ -113,8 +114,6 @@ struct Queue {
     source: Source,
     /// What epoll knows it by.
     fd: Option<RawFd>,
-    /// May have frames: in `Worker::ready`.
-    ready: bool,
     /// Has reported a failure that it may recover from.
     failed: bool,
 }
@@ -131,8 +130,8 @@ pub(crate) struct Worker {
     clock: Instant,
     spin: Spinner,
     queues: Vec<Option<Queue>>,
-    /// Slots of queues that may have frames.
-    ready: Vec<usize>,
+    /// Which of them may have frames.
+    turns: Turns,
     /// The slot being served.
     serving: Option<usize>,
     stages: Stages,
@@ -172,7 +171,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
         clock: setup.clock,
         spin: Spinner::new(setup.spin),
         queues: Vec::new(),
-        ready: Vec::new(),
+        turns: Turns::default(),
         serving: None,
         stages: setup.stages,
         l3_mail: false,
@@ -219,13 +218,8 @@ impl Worker {
             self.fail(slot, &io::Error::other(format!("a bug in the data path: {text}")), true);
         }
         // The list may be half edited, and events not looked at are lost.
-        self.ready.clear();
-        for slot in 0..self.queues.len() {
-            if let Some(queue) = &mut self.queues[slot] {
-                queue.ready = false;
-            }
-            self.mark_ready(slot);
-        }
+        self.turns.clear();
+        (0..self.queues.len()).for_each(|slot| self.mark_ready(slot));
     }
 
     fn work(&mut self) {
@@ -267,7 +261,7 @@ impl Worker {
 
     /// Zero while there is work, or while it pays to look for more; else until the next housekeeping.
     fn poll_timeout(&mut self) -> Duration {
-        if !self.ready.is_empty() || self.l3_mail {
+        if !self.turns.is_empty() || self.l3_mail {
             return Duration::ZERO;
         }
         let now = Instant::now();
@@ -279,11 +273,8 @@ impl Worker {
     }
 
     fn mark_ready(&mut self, slot: usize) {
-        if let Some(Some(queue)) = self.queues.get_mut(slot)
-            && !queue.ready
-        {
-            queue.ready = true;
-            self.ready.push(slot);
+        if let Some(Some(_)) = self.queues.get(slot) {
+            self.turns.add(slot);
         }
     }
 
@@ -320,12 +311,12 @@ impl Worker {
             Some(slot) => slot,
             None => {
                 self.queues.push(None);
-                self.ready.reserve(self.queues.len());
+                self.turns.resize(self.queues.len());
                 self.queues.len() - 1
             }
         };
         let fd = source.poll_fd();
-        self.queues[slot] = Some(Queue { source, fd, ready: false, failed: false });
+        self.queues[slot] = Some(Queue { source, fd, failed: false });
         if let Some(fd) = fd
             && let Err(error) =
                 self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
@@ -351,7 +342,7 @@ impl Worker {
                 // A failure means that the kernel has forgotten the descriptor already.
                 let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
             }
-            self.ready.retain(|&s| s != slot);
+            self.turns.remove(slot);
             // Fails only while the engine is being dropped.
             let _ = self.graveyard.send(queue.source);
         }
@@ -369,69 +360,52 @@ impl Worker {
         }
     }
 
-    /// One batch from every queue that may have frames, in turn; from fewer when the control plane has news.
+    /// One batch from every queue whose turn it is; from fewer when the control plane has news.
     fn serve_ready(&mut self) {
-        let mut i = 0;
-        while i < self.ready.len() {
-            let slot = self.ready[i];
-            if self.serve(slot) {
-                i += 1;
-            } else {
-                // `serve` may have removed the queue, and with it the entry.
-                if self.ready.get(i) == Some(&slot) {
-                    self.ready.swap_remove(i);
-                }
-                if let Some(queue) = &mut self.queues[slot] {
-                    queue.ready = false;
-                }
-            }
+        self.turns.begin();
+        while let Some(turn) = self.turns.next() {
+            self.serve(turn);
             if self.snapshot.load().epoch != self.epoch.load(Ordering::Relaxed) {
-                // Those served go to the end, so that a stream of changes starves none.
-                let served = i.min(self.ready.len());
-                self.ready.rotate_left(served);
                 return;
             }
         }
     }
 
-    /// Receives one batch and carries it to its end. True when the queue may have more.
-    fn serve(&mut self, slot: usize) -> bool {
-        let Some(queue) = &mut self.queues[slot] else { return false };
+    /// Receives one batch and carries it to its end.
+    fn serve(&mut self, turn: Turn) {
+        let slot = turn.slot;
+        let Some(queue) = &mut self.queues[slot] else { return };
         self.serving = Some(slot);
         let snapshot: &Snapshot = self.snapshot.load();
         let stages = &mut self.stages;
         let mut stats = RecvStats::default();
+        stages.copies = 0;
         let (end, came) = match &mut queue.source {
             Source::Port { port, rx } => {
-                let budget = Stages::budget(snapshot, *port);
+                let budget = Stages::budget(snapshot, *port, turn.short);
                 let end = rx.recv(&mut stages.pool, &mut stages.batch, budget, &mut stats);
-                let came = !stages.batch.is_empty();
+                let came = stages.batch.len();
                 stages.frames(snapshot, *port, &stats);
                 (end, came)
             }
             Source::Underlay { rx, .. } => {
                 let (batch, arrivals) = (&mut stages.decap.datagrams, &mut stages.decap.arrivals);
                 let end = rx.recv(&mut stages.pool, batch, arrivals, BUDGET, &mut stats);
-                let came = !batch.is_empty();
+                let came = batch.len();
                 stages.datagrams(snapshot, &stats);
                 (end, came)
             }
         };
         self.serving = None;
-        if queue.failed && came {
+        if queue.failed && came > 0 {
             queue.failed = false;
             self.report_all(slot, |port| EngineEvent::PortRecovered { port });
         }
-        match end {
-            RecvEnd::More => true,
-            RecvEnd::Drained => false,
-            RecvEnd::Failed { error, fatal } => {
-                let known =
-                    self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
-                if fatal || !known {
-                    self.fail(slot, &error, fatal);
-                }
-                false
+        self.turns.done(turn, came, self.stages.copies, matches!(end, RecvEnd::More));
+        if let RecvEnd::Failed { error, fatal } = end {
+            let known = self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
+            if fatal || !known {
+                self.fail(slot, &error, fatal);
             }
         }
     }
@@ -460,6 +434,7 @@ impl Worker {
                 self.mark_ready(slot);
             }
         }
+        self.turns.forgive();
         self.stages.housekeeping(self.snapshot.load());
         // Tables are shared: one worker ages them.
         if self.index == 0 {

@@ -232,3 +232,42 @@ fn frames_cut_at_every_byte_and_garbage(kind: Kind) {
     ping::assert_reaches(&b.ns, a.v6);
     lab.assert_conserved();
 }
+
+/// 300 ports, 20 of them broadcasting without end: each of their frames costs as much as 300 of two others, who talk to
+/// each other as if nothing were.
+#[test]
+fn broadcast_storms_on_a_large_bridge_do_not_delay_others() {
+    let lab = Lab::new();
+    let (a, b) = (lab.container(Kind::Tap, "a"), lab.container(Kind::Tap, "b"));
+    // Silent interfaces, in the daemon's namespace.
+    lab.ns.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")).expect("sysctl");
+    let ports = (0..300).map(|n| format!("[port.i{n}]\nbridge = \"br0\"\ntype = \"tap\"\n"));
+    let file = lab.dir().join("idle.toml");
+    std::fs::write(&file, ports.collect::<String>()).expect("written");
+    lab.ok(&["apply", file.to_str().expect("a path")]);
+    ping::assert_reaches(&a.ns, b.v4);
+    let stop = AtomicBool::new(false);
+    let mut noisy: Vec<_> = (0..20).map(|n| Raw::open(&lab.ns, &format!("i{n}"))).collect();
+    let waits = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for (n, raw) in noisy.iter_mut().enumerate() {
+                    raw.send(&[&[0xff; 6][..], &[2, 0, 0, 0, 1, n as u8, 0x88, 0xb5], &[0; 46]].concat());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let waits = (0..31).map(|_| {
+            let started = Instant::now();
+            let answered = ping::ping(&a.ns, b.v4, 1, 0.2, &[]).lost() == 0;
+            (!answered, started.elapsed())
+        });
+        let mut waits: Vec<_> = waits.collect();
+        stop.store(true, Ordering::Relaxed);
+        waits.sort();
+        waits
+    });
+    // In turn with the storms it was 400 ms and more.
+    assert!(waits[15] < (false, Duration::from_millis(200)), "{waits:?}");
+    lab.assert_conserved();
+}

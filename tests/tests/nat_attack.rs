@@ -91,6 +91,69 @@ fn a_flood_of_syns_from_one_host_does_not_starve_another() {
     net.lab.assert_conserved();
 }
 
+/// Begins `count` UDP flows to [`FAR4`], from `sources` ports from 1024 on in turn, each to as many of its ports.
+fn begin_flows(host: &trunkline_tests::Container, count: u16, sources: u16) {
+    let gateway = gateway_mac(&host.ns);
+    let (from, mut raw) = (host.v4.to_string(), Raw::open(&host.ns, "eth0"));
+    for n in 0..count {
+        let mut udp = vec![0; 12];
+        udp[..2].copy_from_slice(&(n % sources + 1024).to_be_bytes());
+        udp[2..6].copy_from_slice(&[0, 9 + (n / sources) as u8, 0, 12]);
+        raw.send(&ipv4(gateway, host.mac, &from, FAR4, 17, &udp));
+        // A receive queue of 1,000 is all that a TAP has.
+        if n % 250 == 249 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// How many of a host's flows leave by an address.
+fn flows_by(net: &Internet, host: &trunkline_tests::Container, external: &str) -> u64 {
+    let from = host.v4.to_string();
+    let of = net.lab.json(&["ct", "count", "--proto", "udp", "--src", &from, "--address", external]);
+    of["matching"].as_u64().expect("a number")
+}
+
+/// Two hosts with 50,000 sources each and two external addresses, where no port may be shared: each host has an address
+/// of its own (RFC 4787 REQ-2), and each source the port that it has inside.
+#[test]
+fn a_hundred_thousand_flows_at_once_where_none_may_share_a_port() {
+    let _alone = ALONE.lock();
+    const EACH: u16 = 50_000;
+    let net = Internet::plugged(&[]);
+    net.add_uplink();
+    let pool = ["--from", "10.7.0.0/16", "--uplink", "up", "--pool", "192.0.2.10-192.0.2.11"];
+    net.lab.ok(&[&["nat", "masquerade", "add"][..], &pool].concat());
+    let limits = ["--source-limit", "60000", "--source-ports", "60000", "--strict-eim"];
+    net.lab.ok(&[&["ct", "settings"][..], &limits].concat());
+    let hosts = [net.container(Kind::Tap, "a"), net.container(Kind::Tap, "b")];
+    let count = || net.lab.json(&["ct", "count", "--proto", "udp"]);
+    let all = u64::from(EACH) * 2;
+    // What a busy machine lost is sent again.
+    for _ in 0..8 {
+        hosts.iter().for_each(|host| begin_flows(host, EACH, EACH));
+        if count()["matching"].as_u64() >= Some(all) {
+            break;
+        }
+    }
+    let now = count();
+    assert!(now["matching"].as_u64() >= Some(all) && now["mappings"].as_u64() >= Some(all), "{now:#}");
+    assert!(now["shared-ports"] == 0 && now["early-drops"] == 0, "{now:#}");
+    let addresses = [OUTSIDE4, "192.0.2.11"];
+    let spread = hosts.each_ref().map(|host| addresses.map(|a| flows_by(&net, host, a)));
+    assert!(
+        spread.iter().all(|by| by.contains(&0) && by.iter().max() >= Some(&u64::from(EACH))),
+        "{spread:?}"
+    );
+    assert_ne!(spread[0][0], spread[1][0], "{spread:?}");
+    // Both are answered.
+    let _far = Echo::start(&net.far, 7);
+    for host in &hosts {
+        Client::connect(&host.ns, at(FAR4, 7)).expect("connect").talk().expect("talk");
+    }
+    net.lab.assert_conserved();
+}
+
 /// Two hosts with 25,000 sources each, which talk to two destinations each: 100,000 connections, 50,000 mappings of
 /// one external address. None gives way, none shares a port, and new ones still find one.
 #[test]
@@ -101,25 +164,11 @@ fn a_hundred_thousand_flows_at_once() {
     net.lab.ok(&["ct", "settings", "--source-limit", "60000", "--source-ports", "60000"]);
     let hosts = [net.container(Kind::Tap, "a"), net.container(Kind::Tap, "b")];
     let _far = Echo::start(&net.far, 7);
-    let send_all = |host: &trunkline_tests::Container| {
-        let gateway = gateway_mac(&host.ns);
-        let (from, mut raw) = (host.v4.to_string(), Raw::open(&host.ns, "eth0"));
-        for n in 0..EACH {
-            let mut udp = vec![0; 12];
-            udp[..2].copy_from_slice(&(n / 2 + 1024).to_be_bytes());
-            udp[2..6].copy_from_slice(&[0, 9 + (n % 2) as u8, 0, 12]);
-            raw.send(&ipv4(gateway, host.mac, &from, FAR4, 17, &udp));
-            // A receive queue of 1,000 is all that a TAP has.
-            if n % 250 == 249 {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-    };
     let count = || net.lab.json(&["ct", "count", "--proto", "udp"]);
     // What a busy machine lost is sent again.
     let all = u64::from(EACH) * 2;
     for _ in 0..8 {
-        hosts.iter().for_each(send_all);
+        hosts.iter().for_each(|host| begin_flows(host, EACH, EACH / 2));
         if count()["matching"].as_u64() >= Some(all) {
             break;
         }
