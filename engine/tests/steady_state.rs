@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memory::{Sink, Source, Wire, frame};
 use rustix::event::{EventfdFlags, eventfd};
@@ -33,13 +33,21 @@ fn allocated() -> usize {
 /// Allocations are counted for the whole process: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// How many packets pass a port, and how many allocations there are, in a second after half a second.
-fn observe(e: &Engine, port: PortId) -> (u64, usize) {
-    std::thread::sleep(Duration::from_millis(500));
-    let (packets, allocations) = (e.counters(port).rx_packets, allocated());
-    std::thread::sleep(Duration::from_millis(1000));
-    let allocations = allocated() - allocations;
-    (e.counters(port).rx_packets - packets, allocations)
+/// Waits until so many packets more have passed a port, however long that takes where others want the CPUs, too.
+fn pass(e: &Engine, port: PortId, packets: u64) {
+    let (start, until) = (e.counters(port).rx_packets, Instant::now() + Duration::from_secs(60));
+    while e.counters(port).rx_packets - start < packets {
+        assert!(Instant::now() < until, "only {} packets in a minute", e.counters(port).rx_packets - start);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How many allocations there are while 60,000 packets pass a port, after half as many.
+fn observe(e: &Engine, port: PortId) -> usize {
+    pass(e, port, 30_000);
+    let before = allocated();
+    pass(e, port, 60_000);
+    allocated() - before
 }
 
 /// Unicast, floods, superframe-sized frames and drops, through learning, for a few hundred thousand packets.
@@ -71,10 +79,9 @@ fn forwarding_allocates_nothing() {
     e.attach_port(source, PortIo { rx: vec![Box::new(rx)], tx: vec![Arc::new(Sink::default())] }, false)
         .unwrap();
 
-    let (packets, allocations) = observe(&e, source);
+    let allocations = observe(&e, source);
     go.store(false, Ordering::Relaxed);
-    assert!(packets > 50_000, "only {packets} packets");
-    assert_eq!(allocations, 0, "over {packets} packets");
+    assert_eq!(allocations, 0);
 }
 
 /// Sockets that take everything, and bring the same datagrams for ever.
@@ -212,10 +219,10 @@ fn tunnels_allocate_nothing() {
         e.set_tunnel(port, TunnelConfig::new(endpoint)).unwrap();
     }
     let source = PortId(3);
-    let (packets, allocations) = observe(&e, source);
+    let allocations = observe(&e, source);
     let out = e.counters(PortId(1));
-    assert!(packets > 50_000 && out.replicated > 500, "only {packets} packets, {out:?}");
+    assert!(out.replicated > 500, "{out:?}");
     assert!(e.counters(source).absorbed > 12_000 && e.counters(tap).absorbed > 12_000);
     assert!(e.counters(PortId(2)).generated > 50);
-    assert_eq!(allocations, 0, "over {packets} packets");
+    assert_eq!(allocations, 0);
 }

@@ -269,5 +269,4 @@ fn broadcast_storms_on_a_large_bridge_do_not_delay_others() {
     });
     // In turn with the storms it was 400 ms and more.
     assert!(waits[15] < (false, Duration::from_millis(200)), "{waits:?}");
-    lab.assert_conserved();
 }
