@@ -168,8 +168,12 @@ def measure(test, peer, seconds):
         if not hasattr(peer, "flows"):
             raise Failed("it tracks no connections, or cannot be asked to forget them")
         peer.forget()
+        before = peer.switch_seconds()
         r = traffic(peer, test, seconds, AT_ONCE if test == "connects" else 64, peer.flows())
-        return r["per-second"] / 1e3, None, {k: r[k] for k in ("loss", "failed") if k in r}
+        more = {k: r[k] for k in ("loss", "failed") if k in r}
+        if before is not None and (spent := peer.switch_seconds() - before):
+            more["per-cpu-second"] = r["packets" if test == "flows" else "connections"] / spent / 1e3
+        return r["per-second"] / 1e3, None, more
     if test.startswith("paced"):
         return udp(peer, max(2 * seconds, 1), "paced", int(test[5:]))
     return udp(peer, seconds, "udp", int(test[3:]))
@@ -233,6 +237,10 @@ def report(data):
         if any(cost):
             row = [f"{statistics.median(c):.3g}" if c else "–" for c in cost]
             lines.append("| … CPU-seconds per Gbit | " + " | ".join(row) + " |")
+        each = [[m["per-cpu-second"] for m in data["more"][test][p] if m and "per-cpu-second" in m] for p in peers]
+        if any(each):
+            row = [common.spread(v) if v else "–" for v in each]
+            lines.append("| … for each CPU-second of the switch's process | " + " | ".join(row) + " |")
         if test in PERCENTILES:
             row = [" / ".join(f"{statistics.median(v):.3f}" if (v := [m[k] for m in data["more"][test][p] if m]) else "–"
                               for k in PERCENTILES[test]) for p in peers]

@@ -64,6 +64,19 @@ class Peer:
     def connect(self):
         raise NotImplementedError
 
+    def pids(self):
+        """The processes that carry packets; none where the kernel does."""
+        return []
+
+    def switch_seconds(self):
+        """CPU time that they have had; None without any."""
+        total = 0
+        for pid in self.pids():
+            with open(f"/proc/{pid}/stat") as f:
+                v = f.read().rsplit(")", 1)[1].split()
+            total += (int(v[11]) + int(v[12])) / os.sysconf("SC_CLK_TCK")
+        return total or None
+
     def veth(self, ns, port, address, switch=None):
         """A veth pair: eth0 in the container, `port` in the switch's namespace."""
         switch = switch or self.switch
@@ -129,6 +142,8 @@ class Ovs(Peer):
         if self.tso:
             vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
         self.processes.insert(0, switch.popen(["ovs-vswitchd", sock, f"--unixctl={home}/vs.ctl"], env=env))
+        # `ip netns exec` becomes the program.
+        self.vswitchd = self.processes[0].pid
         vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
         return vsctl
 
@@ -139,6 +154,10 @@ class Ovs(Peer):
             if not self.tso:
                 ns.run(["ethtool", "-K", "eth0", "tx", "off"])
             vsctl("add-port", "br0", port)
+
+
+    def pids(self):
+        return [self.vswitchd]
 
 
 class OvsTso(Ovs):
@@ -201,6 +220,9 @@ class Trunkline(Peer):
         for ns, port, ip in ((self.a, "pa", self.ip_a), (self.b, "pb", self.ip_b)):
             cli("port", "add", "br0", port, "--type", "tap", "--netns", ns.name, "--ifname", "eth0",
                 "--address", f"{ip}/24")
+
+    def pids(self):
+        return [daemon.process.pid for daemon in self.daemons]
 
     def stop(self):
         for daemon in self.daemons:

@@ -32,6 +32,15 @@ fn tcp(sport: u16, dport: u16, flags: u8) -> Vec<u8> {
     h
 }
 
+/// Gives an IPv4 frame another destination, with the header checksum.
+fn readdress(frame: &mut [u8], to: [u8; 4]) {
+    frame[30..34].copy_from_slice(&to);
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let check = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+}
+
 /// The MAC address of the gateway, as a container has learned it.
 fn gateway_mac(ns: &trunkline_tests::Netns) -> [u8; 6] {
     ping::assert_reaches(ns, ip(GATEWAY4));
@@ -43,6 +52,9 @@ fn gateway_mac(ns: &trunkline_tests::Netns) -> [u8; 6] {
 
 /// Two floods at once would be a test of the machine.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// SYNs of a flood.
+const MILLION: u64 = 1_000_000;
 
 #[test]
 fn a_flood_of_syns_from_one_host_does_not_starve_another() {
@@ -58,34 +70,46 @@ fn a_flood_of_syns_from_one_host_does_not_starve_another() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut raw = Raw::open(&a.ns, "eth0");
-            let mut n = 0u64;
+            let mut syn = ipv4(gateway, a.mac, &from, "198.51.102.1", 6, &tcp(1, 80, 2));
             while !stop.load(Ordering::Relaxed) {
-                let to = format!("198.51.{}.{}", 102 + n / 16_000_000, n / 64_000 % 250 + 1);
-                let syn = ipv4(gateway, a.mac, &from, &to, 6, &tcp((n % 64_000) as u16 + 1, 80, 2));
+                let n = count.load(Ordering::Relaxed);
+                readdress(&mut syn, [198, 51, 102 + (n / 16_000_000) as u8, (n / 64_000 % 250) as u8 + 1]);
+                syn[34..36].copy_from_slice(&((n % 64_000) as u16 + 1).to_be_bytes());
                 raw.send(&syn);
-                n += 1;
-                count.store(n, Ordering::Relaxed);
+                count.store(n + 1, Ordering::Relaxed);
             }
         });
         // A panic in here must end the flood too.
-        let slowest = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let took = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let started = Instant::now();
-            let mut slowest = Duration::ZERO;
-            while count.load(Ordering::Relaxed) < 1_000_000 && started.elapsed() < Duration::from_secs(20) {
+            let mut took = Vec::new();
+            while count.load(Ordering::Relaxed) < MILLION && started.elapsed() < Duration::from_secs(35) {
                 let begun = Instant::now();
                 Client::connect(&b.ns, at(FAR4, 7)).expect("connect").talk().expect("talk");
-                slowest = slowest.max(begun.elapsed());
+                took.push(begun.elapsed());
                 client.talk().expect("an open connection");
-                std::thread::sleep(Duration::from_millis(100));
+                std::thread::sleep(Duration::from_millis(50));
             }
-            slowest
+            took
         }));
         stop.store(true, Ordering::Relaxed);
-        let slowest = slowest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut took = took.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let sent = count.load(Ordering::Relaxed);
-        println!("{sent} SYNs; the slowest connection beside them took {slowest:?}");
-        assert!(sent > 100_000 && slowest < Duration::from_secs(1), "{sent} SYNs, {slowest:?}");
+        took.sort_unstable();
+        let (tries, slowest) = (took.len(), took.last().copied().unwrap_or_default());
+        let late = took.iter().filter(|t| **t >= Duration::from_secs(1)).count();
+        println!(
+            "{sent} SYNs; of {tries} connections beside them {late} took a second; the slowest {slowest:?}"
+        );
+        assert!(sent >= MILLION && tries >= 10, "{sent} SYNs, {tries} connections beside them");
+        // A machine that does other things may lose a packet, which TCP sends again after a second.
+        assert!(late * 20 <= tries, "{late} of {tries} took longer than a second: {took:?}");
     });
+    let stats = net.lab.stats();
+    let received: u64 =
+        stats.as_array().expect("array").iter().filter_map(|p| p["rx-packets"].as_u64()).sum();
+    println!("the switch received {received} packets");
+    assert!(received > 50_000, "{stats:#}");
     let now = net.lab.json(&["ct", "count"]);
     assert!(now["connections"].as_u64() <= Some(50_000), "{now:#}");
     net.lab.assert_conserved();

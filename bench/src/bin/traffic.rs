@@ -19,16 +19,20 @@
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use trunkline_bench::opening::{self, Addresses, Flows};
 
 /// Of so many datagrams one is compared.
 const SAMPLE: u64 = 16;
 /// What the kernel may hold for the receiver, so that being scheduled out for a moment is no loss of the switch.
 const BUFFER: usize = 4 << 20;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
 /// How much of a TCP stream is written at a time, and after how much it repeats.
 const BULK: usize = 128 << 10;
 /// Loss that a rate may have to count.
@@ -70,6 +74,9 @@ fn main() -> Outcome<()> {
 
 fn server(at: SocketAddr) -> Outcome<()> {
     let listener = TcpListener::bind(at)?;
+    // As many as may come at once, instead of the few that the library asks for.
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
     let socket = UdpSocket::bind(at)?;
     // Only root may have more than net.core.rmem_max.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
@@ -80,11 +87,34 @@ fn server(at: SocketAddr) -> Outcome<()> {
     thread::scope(|scope| {
         scope.spawn(|| sink(&socket, &count, &wrong, &stop));
         let result = || -> io::Result<()> {
-            for connection in listener.incoming() {
-                // A client that has gone is no concern of the others.
-                let _ = answer(connection?, &count, &wrong);
+            // Connections that have said nothing yet, and maybe never will.
+            let mut silent: Vec<TcpStream> = Vec::new();
+            loop {
+                let all = std::iter::once(listener.as_fd()).chain(silent.iter().map(AsFd::as_fd));
+                let mut ready: Vec<PollFd<'_>> =
+                    all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+                poll(&mut ready, None)?;
+                let spoken: Vec<bool> = ready[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
+                let mut heard: Vec<TcpStream> = Vec::new();
+                for i in (0..spoken.len()).rev().filter(|i| spoken[*i]) {
+                    heard.push(silent.swap_remove(i));
+                }
+                while let Ok((connection, _)) = listener.accept() {
+                    heard.push(connection);
+                }
+                for connection in heard {
+                    connection.set_nonblocking(true)?;
+                    match connection.peek(&mut [0]) {
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => silent.push(connection),
+                        Ok(1) => {
+                            connection.set_nonblocking(false)?;
+                            // A client that has gone is no concern of the others.
+                            let _ = answer(connection, &count, &wrong);
+                        }
+                        _ => {}
+                    }
+                }
             }
-            Ok(())
         };
         let result = result();
         stop.store(true, Relaxed);
