@@ -36,6 +36,7 @@ GOALS = [
     ("gre-encap", "ovs-dpdk", 1.5, 3),
     ("gre-decap", "ovs-dpdk", 1.5, 3),
     ("nat-established", "ovs-dpdk", 3, 6),
+    ("nat-new", "ovs-dpdk", 3, 6),
 ]
 # 800 MiB for Open vSwitch, and for testpmd as much as a million frames take; 2 MiB each.
 PAGES = 1024
