@@ -28,7 +28,7 @@ import common  # noqa: E402
 from gateways import WAY_GOALS, WAYS  # noqa: E402
 from overlays import GOALS, OVERLAYS  # noqa: E402
 from peers import PEERS, Trunkline  # noqa: E402
-from topologies import CROWD_KINDS, CROWDS, MORE_PEERS, MORE_WAYS, TOPOLOGIES, crowded  # noqa: E402
+from topologies import CROWD_KINDS, CROWD_TESTS, CROWDS, MORE_PEERS, MORE_WAYS, TOPOLOGIES, crowded  # noqa: E402
 
 # test, which, beside which, at least, aim; a negative bound is a most.
 PEER_GOALS = [
@@ -83,6 +83,7 @@ TESTS = {
     "udp1400": ("UDP, 1,400 bytes, delivered (sender unpaced)", "Mpps", True),
     "flows": ("New flows: UDP, 64 bytes, each datagram another, delivered (sender unpaced)", "1000/s", True),
     "connects": (f"New flows: TCP connections, {AT_ONCE} at once, established", "1000/s", True),
+    "spread64": ("64-byte frames from half of the addresses to the other half, delivered (sender unpaced)", "Mpps", True),
     "ping": ("ping, one after the other, average", "ms", False),
 }
 PERCENTILES = {"ping": ("p50", "p99", "p999"), "rr": ("p50", "p99", "p999")}
@@ -174,6 +175,12 @@ def measure(test, peer, seconds):
         if before is not None and (spent := peer.switch_seconds() - before):
             more["per-cpu-second"] = r["packets" if test == "flows" else "connections"] / spent / 1e3
         return r["per-second"] / 1e3, None, more
+    if test == "spread64":
+        try:
+            value, more = peer.spread(seconds)
+        except (RuntimeError, TimeoutError) as e:
+            raise Failed(str(e)) from e
+        return value, None, more
     if test.startswith("paced"):
         return udp(peer, max(2 * seconds, 1), "paced", int(test[5:]))
     return udp(peer, seconds, "udp", int(test[3:]))
@@ -286,7 +293,7 @@ def compare(args):
     names = args.only.split(",") if args.only else list(known)
     if unknown := [n for n in names if n not in known]:
         sys.exit(f"compare: {', '.join(unknown)}: not one of {', '.join(known)}")
-    tests = args.tests.split(",") if args.tests else tests or [t for t in TESTS if t not in NEW]
+    tests = args.tests.split(",") if args.tests else tests or [t for t in TESTS if t not in [*NEW, "spread64"]]
     if unknown := [t for t in tests if t not in TESTS]:
         sys.exit(f"compare: {', '.join(unknown)}: not one of {', '.join(TESTS)}")
     notes, peers = [], {}
@@ -326,16 +333,17 @@ def growth(args):
     steps = sum(len(v) for v in CROWDS.values()) * len(CROWD_KINDS)
     progress = common.Progress(steps)
     for what, counts in CROWDS.items():
-        lines = {(name, test): [] for name in CROWD_KINDS for test in ("paced64", "tcp")}
+        tests = CROWD_TESTS[what]
+        lines = {(name, test): [] for name in CROWD_KINDS for test in tests}
         for count in counts:
             option = {"ports": count} if what == "ports" else {"macs": count}
             known = {name: crowded(kind, **option) for name, kind in CROWD_KINDS.items()}
             notes, peers = [], {}
             try:
                 peers = start(known, list(known), args.binary, notes)
-                found = {(n, t): [] for n in peers for t in ("paced64", "tcp")}
+                found = {(n, t): [] for n in peers for t in tests}
                 for _ in range(args.rounds):
-                    for test in ("paced64", "tcp"):
+                    for test in tests:
                         for n, peer in peers.items():
                             try:
                                 found[n, test].append(measure(test, peer, args.seconds)[0])
