@@ -69,7 +69,7 @@ impl Flows {
 pub fn datagrams(flows: &Flows, span: Duration, payload: &[u8]) -> io::Result<u64> {
     const HEADERS: usize = 28;
     let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW))?;
-    let mut packets: Vec<Vec<u8>> = vec![Vec::with_capacity(HEADERS + payload.len()); BURST];
+    let mut packets: Vec<Vec<u8>> = vec![Vec::new(); BURST];
     let (start, mut sent) = (Instant::now(), 0);
     while sent < flows.count() && start.elapsed() < span {
         let burst = (flows.count() - sent).min(BURST as u64);
