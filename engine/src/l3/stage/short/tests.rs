@@ -251,6 +251,24 @@ impl World {
         self.sent()
     }
 
+    /// Whether a packet goes the short way.
+    fn shortcut(&mut self, p: &P) -> bool {
+        let w = self;
+        let frame = p.frame();
+        let mut packet = w.pool.get();
+        packet.set_bytes(&frame.0, &mut w.pool).unwrap();
+        let mac = if p.out { mac(1) } else { mac(2) };
+        let plain = trunkline_packet::Plain::read(mac, &packet).unwrap();
+        let port = if p.out { GATEWAY } else { UPLINK };
+        let from = w.l3.arrival(port).unwrap();
+        w.l3.now = w.now;
+        let mut out = Out { snapshot: &w.snapshot, pool: &mut w.pool, egress: &mut w.egress };
+        w.l3.begin(IfaceId(port.0), 1, &mut out);
+        let mut glance = w.l3.nat.glance(from, plain);
+        w.l3.nat.approach(&mut glance);
+        w.l3.shortcut(IfaceId(port.0), from, &glance, packet, &mut out).is_none()
+    }
+
     fn sent(&mut self) -> Sent {
         let mut all: Vec<_> = self.l3.inward.drain(..).collect();
         let mut batch = Batch::new();
@@ -512,24 +530,48 @@ fn known_connections_go_the_short_way() {
                 apply(&mut w, &Step::Carry(true, vec![p]));
             }
             for out in [true, false] {
-                let frame = P { out, ..p }.frame();
-                let mut packet = w.pool.get();
-                packet.set_bytes(&frame.0, &mut w.pool).unwrap();
-                let plain =
-                    trunkline_packet::Plain::read(if out { mac(1) } else { mac(2) }, &packet).unwrap();
-                let port = if out { GATEWAY } else { UPLINK };
-                let from = w.l3.arrival(port).unwrap();
-                let mut glance = w.l3.nat.glance(from, plain);
-                w.l3.nat.approach(&mut glance);
-                w.l3.now = w.now;
-                let mut o = Out { snapshot: &w.snapshot, pool: &mut w.pool, egress: &mut w.egress };
-                assert!(
-                    w.l3.shortcut(IfaceId(port.0), from, &glance, packet, &mut o).is_none(),
-                    "{v6} {tcp} {out}"
-                );
+                assert!(w.shortcut(&P { out, ..p }), "{v6} {tcp} {out}");
                 let sent = w.sent();
                 assert_eq!((sent.len(), sent[0].0), (1, if out { UPLINK } else { GATEWAY }));
             }
         }
+    }
+}
+
+/// The same of those that begin: of UDP and SYNs from inside, and to a published port; of nothing else.
+#[test]
+fn new_connections_begin_the_short_way() {
+    const SYN: u8 = 2;
+    let new = |out, v6, tcp, host, flags| P {
+        out,
+        v6,
+        tcp,
+        host,
+        remote: 0,
+        port: 2000,
+        flags,
+        seq: 1,
+        ack: 1,
+        len: 0,
+        odd: 0,
+    };
+    for (p, short) in [
+        (new(true, false, false, 0, 0), true),
+        (new(true, false, true, 0, SYN), true),
+        (new(true, true, false, 0, 0), true),
+        (new(true, true, true, 0, SYN), true),
+        (new(false, false, true, 1, SYN), true),
+        // Taken up in the middle; not published.
+        (new(true, false, true, 0, 16), false),
+        (new(false, false, true, 0, SYN), false),
+        (new(false, true, true, 0, SYN), false),
+    ] {
+        let mut w = World::new(true);
+        assert_eq!(w.shortcut(&p), short, "{p:?}");
+        assert_eq!(
+            (w.sent().len(), w.l3.nat.stats().connections),
+            (usize::from(short), usize::from(short)),
+            "{p:?}"
+        );
     }
 }
