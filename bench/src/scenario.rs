@@ -219,7 +219,9 @@ impl Scenario {
         let each = self.frames_per_worker();
         let (lane, i) = (index / each, index % each);
         let flow = lane * self.flows + i % self.flows;
-        let mac = lane * self.macs + i % self.macs;
+        // Behind each tunnel is a station of its own, or it would move with every packet.
+        let macs = if matches!(self.work, Work::Decap(_)) { self.macs.max(self.ways) } else { self.macs };
+        let mac = lane * macs + i % macs;
         frames::frame(index, flow, mac, self.way(index), self.sizes.of(index))
     }
 

@@ -433,14 +433,17 @@ impl Tunnels {
         let port = if kind.is_udp() { outer.dst_port } else { 0 };
         let pair = Pair { kind, port, local: Some(outer.dst), remote: Some(outer.src) };
         let key = Key::new(&pair, net);
-        let named = SHAPES.into_iter().filter(|&(local, remote)| self.shapes[shape(local, remote)]);
-        let mut found =
-            named.filter_map(|(local, remote)| Some((remote, self.exact.get(&key.naming(local, remote))?)));
-        let (named, (index, vlan)) = found.next()?;
-        if outer.src == outer.dst || (!named && self.locals.contains(&outer.src)) {
-            return Some(Err(DropReason::TunnelLoop));
+        for (local, remote) in SHAPES {
+            if self.shapes[shape(local, remote)]
+                && let Some((index, vlan)) = self.exact.get(&key.naming(local, remote))
+            {
+                if outer.src == outer.dst || (!remote && self.locals.contains(&outer.src)) {
+                    return Some(Err(DropReason::TunnelLoop));
+                }
+                return Some(Ok(Match { tunnel: self.tunnels.get(index)?, vlan }));
+            }
         }
-        Some(Ok(Match { tunnel: self.tunnels.get(index)?, vlan }))
+        None
     }
 
     fn pairs(&self, kind: Kind, outer: &Outer) -> impl Iterator<Item = Pair> + use<> {

@@ -382,12 +382,9 @@ impl Scratch {
         if df {
             return Err(DropReason::Mtu);
         }
-        self.whole.extend(self.datagrams.drain(before..));
-        let made = self
-            .whole
-            .drain(..)
-            .try_for_each(|frame| fragment(frame, path, state, pool, &mut self.datagrams).map(|_| ()));
-        made
+        let Scratch { whole, datagrams, .. } = self;
+        whole.extend(datagrams.drain(before..));
+        whole.drain(..).try_for_each(|frame| fragment(frame, path, state, pool, datagrams).map(|_| ()))
     }
 }
 
