@@ -4,8 +4,9 @@
 //! costs as much as 500 others, and a few hundred containers that start at once send thousands of them: in turn
 //! with those, two that only want to talk to each other would wait for seconds. So a queue is charged for the
 //! copies that its frames made, and pays with the packets that it brings. Those in debt are served one small batch
-//! at a time, the one with the least debt first, each when nothing else is ready or when the others have had as
-//! much of the worker as the last such batch took. An eighth of a debt is forgiven every second.
+//! at a time, by turns the one with the least debt and the one that has waited longest, each when nothing else is
+//! ready or when the others have had as much of the worker as the last such batch took. An eighth of a debt is
+//! forgiven every second.
 
 use std::collections::VecDeque;
 
@@ -36,7 +37,9 @@ pub(crate) struct Turn {
 pub(crate) struct Turns {
     accounts: Vec<Account>,
     ready: VecDeque<usize>,
-    indebted: Vec<usize>,
+    indebted: VecDeque<usize>,
+    /// The next of those in debt is the one that has waited longest.
+    longest: bool,
     /// Of `ready`, how many are yet to be served in this round.
     left: usize,
     /// Copies made in this round.
@@ -68,7 +71,7 @@ impl Turns {
         if self.accounts[slot].debt < DEBT {
             self.ready.push_back(slot);
         } else {
-            self.indebted.push(slot);
+            self.indebted.push_back(slot);
         }
     }
 
@@ -115,9 +118,11 @@ impl Turns {
         if self.owed > 0 && !self.ready.is_empty() {
             return None;
         }
-        let least = self.indebted.iter().enumerate().min_by_key(|&(_, &slot)| self.accounts[slot].debt);
-        let at = least.map(|(at, _)| at)?;
-        Some(Turn { slot: self.indebted.swap_remove(at), short: true })
+        // Or who tries again and again, as one does who gets no answer, would be the last for ever.
+        self.longest = !self.longest;
+        let debt = |&(_, &slot): &(usize, &usize)| self.accounts[slot].debt;
+        let at = if self.longest { 0 } else { self.indebted.iter().enumerate().min_by_key(debt)?.0 };
+        self.indebted.remove(at).map(|slot| Turn { slot, short: true })
     }
 
     /// A turn has brought so many packets, of which so many copies were made; there may be more.
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_indebted_comes_first() {
+    fn the_least_indebted_and_the_longest_waiting_come_in_turn() {
         let mut turns = ready(3);
         // A round ends after the first; each is in the next one again.
         let debts = [5000, 500, 700];
@@ -209,10 +214,11 @@ mod tests {
         }
         turns.accounts.iter_mut().zip(debts).for_each(|(a, debt)| a.debt = debt as u32);
         let mut order = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..6 {
             order.extend(round(&mut turns, |_| (1, 300, true)));
         }
-        assert_eq!(order, [1, 2, 1, 2]);
+        // 0 has the most debt, but has waited longest.
+        assert_eq!((order[0], order[1], order.contains(&0)), (0, 1, true), "{order:?}");
     }
 
     #[test]
