@@ -86,6 +86,14 @@ pub struct Link {
     from: MacAddr,
 }
 
+/// A neighbour that was good for the packet before.
+#[derive(Clone, Copy, Debug)]
+pub struct Linked {
+    iface: IfaceId,
+    next: u128,
+    to: MacAddr,
+}
+
 impl Legs {
     pub(crate) fn new() -> Legs {
         Legs(vec![NOWHERE; LEGS].into_boxed_slice())
@@ -247,16 +255,30 @@ impl Router {
     }
 
     /// Makes a plain packet that fits ready for its link. False when its neighbour has to be seen to first: give it
-    /// to [`Router::await_neighbour`].
+    /// to [`Router::await_neighbour`]. `last` is for those that follow in a batch.
     #[inline]
-    pub fn link(&self, now: u64, next: &Next, plain: &Plain, packet: &mut Packet) -> bool {
+    pub fn link(
+        &self,
+        now: u64,
+        next: &Next,
+        plain: &Plain,
+        last: &mut Option<Linked>,
+        packet: &mut Packet,
+    ) -> bool {
         let head = packet.head_mut();
         decrement(head, plain.v4);
         let Some(leg) = self.legs().0.get(next.place as usize) else { return false };
-        match self.neighbours().resolve_at(leg.slot, now, leg.iface, leg.next) {
-            Some(mac) => build::link(head, mac, leg.mac),
-            None => return false,
-        }
+        let to = match last {
+            Some(last) if (last.iface, last.next) == (leg.iface, leg.next) => last.to,
+            _ => {
+                let Some(to) = self.neighbours().resolve_at(leg.slot, now, leg.iface, leg.next) else {
+                    return false;
+                };
+                *last = Some(Linked { iface: leg.iface, next: leg.next, to });
+                to
+            }
+        };
+        build::link(head, to, leg.mac);
         true
     }
 

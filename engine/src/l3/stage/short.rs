@@ -7,9 +7,19 @@
 
 use trunkline_nat::{Arrival, Found, Glance, Known};
 use trunkline_packet::{BATCH, Batch, Packet, Plain, PortId};
-use trunkline_router::{IfaceId, Next, Zone};
+use trunkline_router::{IfaceId, Linked, Next, Zone};
 
 use super::{L3, Out, Role, Ways};
+
+/// Where the packet before went: packets to one destination come in runs. Kept while nothing happens in between by
+/// which that might change.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    /// A destination from inside, and its way.
+    way: Option<(u128, Next, trunkline_nat::Uplink)>,
+    /// A neighbour, and its link.
+    linked: Option<Linked>,
+}
 
 impl L3 {
     /// Where packets of a port come from, if they may go the short way.
@@ -29,13 +39,15 @@ impl L3 {
         while !packets.as_slice().is_empty() {
             let len = packets.as_slice().len().min(BATCH);
             self.look_ahead(at, from, &packets.as_slice()[..len], &mut ahead);
+            let mut last = Last::default();
             for glance in &ahead {
                 let Some(packet) = packets.next() else { break };
                 let declined = match glance {
-                    Some(glance) => self.shortcut(at, from, glance, packet, out),
+                    Some(glance) => self.shortcut(at, from, glance, packet, &mut last, out),
                     None => Some(packet),
                 };
                 if let Some(packet) = declined {
+                    last = Last::default();
                     self.receive(at, packet, out);
                 }
             }
@@ -93,11 +105,13 @@ impl L3 {
         from: Arrival,
         glance: &Glance,
         mut packet: Packet,
+        last: &mut Last,
         out: &mut Out<'_>,
     ) -> Option<Packet> {
         let mut found = self.nat.known(self.now, glance);
         if !matches!(found, Found::Special) && self.path.is_some() {
             // What waits came before, and may need the room that this connection has, or be of the same.
+            *last = Last::default();
             self.translate(at, out);
             found = self.nat.known(self.now, glance);
         }
@@ -110,7 +124,14 @@ impl L3 {
             packet.truncate(plain.end as usize);
         }
         let way_out = match from {
-            Arrival::Inside(zone) => self.way_out(zone, glance),
+            Arrival::Inside(zone) => match last.way {
+                Some((dst, next, uplink)) if dst == plain.dst => Some((next, uplink)),
+                _ => {
+                    let way = self.way_out(zone, glance);
+                    last.way = way.map(|(next, uplink)| (plain.dst, next, uplink));
+                    way
+                }
+            },
             Arrival::Outside(_) => None,
         };
         let known = match found {
@@ -138,7 +159,8 @@ impl L3 {
             return Some(packet);
         }
         let to = PortId(next.iface().0);
-        if !self.router.link(self.now, &next, plain, &mut packet) {
+        if !self.router.link(self.now, &next, plain, &mut last.linked, &mut packet) {
+            *last = Last::default();
             with_router!(self, out, |router, now, pool, ways| {
                 router.await_neighbour(now, &next, packet, pool, ways);
             });
