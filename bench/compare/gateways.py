@@ -123,7 +123,6 @@ class OvsMasquerade(Way, Ovs):
             sw.run(["ovs-ofctl", "add-flow", bridge, f"table=0,priority=20,in_port={outside},icmp,"
                     f"actions=ct(commit,zone=1,nat(dst={INSIDE}),table=2)"])
 
-
     def forget(self):
         home = f"{self.dir}/{self.switch.name}"
         self.switch.run(["ovs-appctl", "-t", f"{home}/vs.ctl", "dpctl/flush-conntrack"])

@@ -155,7 +155,6 @@ class Ovs(Peer):
                 ns.run(["ethtool", "-K", "eth0", "tx", "off"])
             vsctl("add-port", "br0", port)
 
-
     def pids(self):
         return [self.vswitchd]
 

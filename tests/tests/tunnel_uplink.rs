@@ -200,7 +200,6 @@ fn outer_fragments_are_put_together() {
     }
 }
 
-/// Routes and path MTU are the switch's own business.
 /// The second host's link takes 100 bytes less while a stream runs: it arrives whole, and the first host's container
 /// gets the smaller MTU.
 fn shrinks_under_load(under: &Underlay, (one, a): (&Lab, &Container), (two, b): (&Lab, &Container)) {
@@ -213,6 +212,7 @@ fn shrinks_under_load(under: &Underlay, (one, a): (&Lab, &Container), (two, b): 
     tunnel::await_mtu(one, a, before - 100);
 }
 
+/// Routes and path MTU are the switch's own business.
 #[test]
 fn a_router_says_that_the_path_shrank() {
     for (family, line) in [(Family::V4, "--type gre --key 7"), (Family::V6, "--type vxlan --vni 77")] {

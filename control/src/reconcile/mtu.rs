@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::tap::DEFAULT_MTU;
-use super::world::{Device, KernelWorld};
+use super::world::{Device, KernelWorld, Port};
 use crate::model::l3::GatewaySpec;
 use crate::net::GSO_MAX_SEGMENTS;
 use crate::validate::gateway_place;
@@ -17,7 +17,7 @@ impl KernelWorld {
     /// The MTU of interfaces on a bridge for which none is given, and the tunnel that makes it so. It is never
     /// more than without tunnels: other ports of the bridge, here and on other hosts, have the default.
     pub(super) fn bridge_mtu(&self, bridge: &str) -> (u32, Option<&str>) {
-        let tunnel = |(name, port): (&'_ String, &super::world::Port)| match &port.device {
+        let tunnel = |(name, port): (&'_ String, &Port)| match &port.device {
             Some(Device::Tunnel(tunnel)) if port.spec.bridge == bridge => {
                 Some((u32::from(tunnel.inner.mtu), name.clone()))
             }
@@ -66,8 +66,10 @@ impl KernelWorld {
 
     /// Most segments of a superframe that all tunnels of a bridge pass on in one piece.
     fn bridge_segments(&self, bridge: &str) -> u32 {
-        let tunnel = |port: &super::world::Port| match &port.device {
-            Some(Device::Tunnel(tunnel)) if port.spec.bridge == bridge => tunnel.segments(),
+        let tunnel = |port: &Port| match (&port.device, port.spec.kind.tunnel()) {
+            (Some(Device::Tunnel(tunnel)), Some((kind, _))) if port.spec.bridge == bridge => {
+                tunnel.segments(kind)
+            }
             _ => None,
         };
         self.ports.values().filter_map(tunnel).min().unwrap_or(GSO_MAX_SEGMENTS)

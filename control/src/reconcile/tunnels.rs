@@ -24,8 +24,6 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Tunnel {
     /// What carries it; `None` while its uplink is down: the engine has no tunnel then.
     carrier: Option<Underlay>,
-    /// In UDP datagrams.
-    udp: bool,
     /// The way to each remote, and to the group.
     paths: Vec<(IpAddr, io::Result<Path>)>,
     /// What the path to the remote takes that takes least, bytes of outer IP.
@@ -83,13 +81,13 @@ impl Tunnel {
                 (DEFAULT_MTU as u16, inner, why)
             }
         };
-        Ok(Tunnel { carrier: by.carrier(), udp: kind.is_udp(), paths, outer, inner, why })
+        Ok(Tunnel { carrier: by.carrier(), paths, outer, inner, why })
     }
 
     /// Most full segments of a superframe that one `sendmsg` takes; `None` where none are sent so (GRE, uplinks).
-    pub(super) fn segments(&self) -> Option<u32> {
-        let Some(Underlay::Sockets) = self.carrier else { return None };
-        self.udp.then(|| most_segments(self.inner.mtu) as u32)
+    pub(super) fn segments(&self, kind: Kind) -> Option<u32> {
+        let datagrams = kind.is_udp() && matches!(self.carrier, Some(Underlay::Sockets));
+        datagrams.then(|| most_segments(self.inner.mtu) as u32)
     }
 
     /// Why no frames pass, if none do: there is no way to any remote, or none of them lives.

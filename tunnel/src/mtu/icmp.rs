@@ -62,8 +62,8 @@ pub enum TooBig {
     Fragment,
 }
 
-/// Decides about a frame for which [`trunkline_packet::segment::exceeds`] is true, and makes the error. The error's VLAN tag is that of
-/// the frame.
+/// Decides about a frame for which [`trunkline_packet::segment::exceeds`] is true, and makes the error. The error's
+/// VLAN tag is that of the frame.
 ///
 /// # Errors
 /// As [`Packet::set_bytes`].
