@@ -63,8 +63,18 @@ impl EgressQueues {
         self.tunnels.clear();
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, port: PortId, packet: Packet) {
+        let queue = &mut self.queues[port.index()];
+        if queue.is_empty() || queue.len() == queue.capacity() {
+            return self.push_first(port, packet);
+        }
+        queue.push(packet);
+    }
+
+    /// The first packet of a port, or one that needs more room.
+    #[inline(never)]
+    fn push_first(&mut self, port: PortId, packet: Packet) {
         let queue = &mut self.queues[port.index()];
         if queue.is_empty() {
             self.dirty.push(port);

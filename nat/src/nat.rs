@@ -52,6 +52,8 @@ pub struct Nat {
     pub(crate) fragments: Fragments,
     /// The first time that was told, milliseconds.
     pub(crate) start: Option<u64>,
+    /// When the batch in hand began, since then.
+    pub(crate) now: u64,
     /// Of the rules.
     pub(crate) version: u16,
     /// The next entry to hold against changed rules.
@@ -83,6 +85,7 @@ impl Nat {
             rules: Rules::new(shard),
             fragments: Fragments::new(),
             start: None,
+            now: 0,
             version: 0,
             purge: usize::MAX,
             stats: NatStats::default(),
@@ -197,10 +200,10 @@ impl Nat {
     }
 
     /// What a batch of so many packets does for expiry and rules that changed: to be called before it is carried,
-    /// whichever way.
+    /// whichever way. What goes the short way is of this time.
     pub fn begin(&mut self, now: u64, packets: usize, sink: &mut impl Sink) {
-        let now = self.since_start(now);
-        self.sweep(now, SWEEP * packets.min(BATCH), sink);
+        self.now = self.since_start(now);
+        self.sweep(self.now, SWEEP * packets.min(BATCH), sink);
     }
 
     fn sweep(&mut self, now: u64, budget: usize, sink: &mut impl Sink) {
@@ -383,21 +386,23 @@ impl Nat {
     }
 
     /// Takes note of a packet of `len` bytes: how long the entry lives now, what it is worth, what its rule does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn refresh(&mut self, now: u64, side: Side, at: u32, len: usize) {
         let conn = &mut self.table.conns[at as usize];
         let (kept, was) = (conn.sent(side), conn.is_kept());
         let deadline = Tick::after(now, conn.timeout(&self.config.timeouts));
-        let sooner = deadline < conn.deadline;
         self.rules.count(conn.rule(), len);
-        if sooner {
-            self.table.set_deadline(Tick::at(now), at, deadline);
-        } else {
-            conn.deadline = deadline;
+        if deadline < conn.deadline || kept != was {
+            return self.resettle(now, at, deadline, kept);
         }
-        if kept != was {
-            self.table.set_kept(at, kept);
-        }
+        conn.deadline = deadline;
+    }
+
+    /// Puts an entry where it belongs that expires sooner than thought, or is worth more or less.
+    #[inline(never)]
+    fn resettle(&mut self, now: u64, at: u32, deadline: Tick, kept: bool) {
+        self.table.set_deadline(Tick::at(now), at, deadline);
+        self.table.set_kept(at, kept);
     }
 
     /// Refreshes the entry, and rewrites the packet.

@@ -11,6 +11,7 @@ use trunkline_packet::headers::TCP_HLEN;
 use trunkline_packet::{Packet, Plain, prefetch};
 
 use crate::DropReason;
+use crate::conn::Conn;
 use crate::list::NIL;
 use crate::nat::Nat;
 use crate::parse::{Kind, Seen};
@@ -34,12 +35,35 @@ pub enum Arrival {
 pub struct Glance {
     /// What it is.
     pub plain: Plain,
-    key: Key,
     side: Side,
+    /// The zone's or the uplink's number.
+    scope: u16,
     hint: u32,
     hash: u64,
     /// Its place in what was foreseen of the batch, if anything was.
     foreseen: u32,
+}
+
+impl Glance {
+    /// What it is found by.
+    #[inline]
+    fn key(&self) -> Key {
+        match self.side {
+            Side::Inside => Key::plain_inside(Zone(self.scope), &self.plain),
+            Side::Outside => Key::plain_outside(Uplink(self.scope), &self.plain),
+        }
+    }
+
+    /// Whether it is of this connection, if that is an ordinary one.
+    #[inline]
+    fn is_of(&self, conn: &Conn) -> bool {
+        conn.is_ordinary()
+            && self.key()
+                == match self.side {
+                    Side::Inside => Key::inside(conn.zone, conn.proto, conn.local, conn.remote),
+                    Side::Outside => conn.outside_key(),
+                }
+    }
 }
 
 /// What there is to a packet in the table.
@@ -65,20 +89,21 @@ pub struct Known {
     pub uplink: Uplink,
     /// The address that the translation puts in, IPv4 in mapped form: the source of what goes out, the destination
     /// of what comes in.
-    pub becomes: u128,
+    pub becomes: Ipv6Addr,
 }
 
 impl Nat {
     /// Says by what a packet will be found, and has the memory for that brought near.
     #[inline]
     pub fn glance(&self, from: Arrival, plain: Plain) -> Glance {
-        let (side, key) = match from {
-            Arrival::Inside(zone) => (Side::Inside, Key::plain_inside(zone, &plain)),
-            Arrival::Outside(uplink) => (Side::Outside, Key::plain_outside(uplink, &plain)),
+        let (side, scope) = match from {
+            Arrival::Inside(zone) => (Side::Inside, zone.0),
+            Arrival::Outside(uplink) => (Side::Outside, uplink.0),
         };
-        let hash = self.table.hash(&key);
-        self.table.touch(hash);
-        Glance { plain, key, side, hash, hint: NIL, foreseen: NIL }
+        let mut glance = Glance { plain, side, scope, hash: 0, hint: NIL, foreseen: NIL };
+        glance.hash = self.table.hash(&glance.key());
+        self.table.touch(glance.hash);
+        glance
     }
 
     /// Finds the entry that may be the packet's, and has it brought near. False when there is none yet.
@@ -105,30 +130,34 @@ impl Nat {
     }
 
     /// What there is to a packet. Nothing is changed yet.
-    #[inline]
-    pub fn known(&self, now: u64, glance: &Glance) -> Found {
-        let Some(start) = self.start else { return Found::Special };
-        let now = now.saturating_sub(start);
-        let mine = |at: u32| {
-            let conn = self.table.conns.get(at as usize)?;
-            (!conn.is_free() && self.table.key(conn, glance.side) == glance.key).then_some((at, conn))
-        };
-        let found = mine(glance.hint).or_else(|| {
-            // Another of the same tag, one that went since it was looked up, or one that came.
-            mine(self.table.find(glance.side, &glance.key, glance.hash)?)
-        });
-        let Some((at, conn)) = found else { return Found::Nothing };
-        if conn.deadline <= Tick::at(now) || conn.version != self.version || !conn.is_ordinary() {
-            return Found::Special;
+    #[inline(always)]
+    pub fn known(&self, glance: &Glance) -> Found {
+        match self.table.conns.get(glance.hint as usize) {
+            Some(conn) if glance.is_of(conn) && self.is_valid(conn) => {
+                Found::Known(as_known(conn, glance.side, glance.hint, false))
+            }
+            _ => self.find(glance),
         }
-        Found::Known(self.as_known(glance.side, at, false))
     }
 
+    /// The same without a good guess: another of the same tag, one that went since it was looked up, or one that came.
+    #[inline(never)]
+    pub fn find(&self, glance: &Glance) -> Found {
+        let Some(at) = self.table.find(glance.side, &glance.key(), glance.hash) else {
+            return Found::Nothing;
+        };
+        match &self.table.conns[at as usize] {
+            conn if conn.is_ordinary() && self.is_valid(conn) => {
+                Found::Known(as_known(conn, glance.side, at, false))
+            }
+            _ => Found::Special,
+        }
+    }
+
+    /// Whether an entry has neither expired nor is to be held against changed rules.
     #[inline]
-    fn as_known(&self, side: Side, at: u32, fresh: bool) -> Known {
-        let conn = &self.table.conns[at as usize];
-        let becomes = if side == Side::Inside { conn.external.0 } else { conn.local.0 };
-        Known { at, fresh, zone: conn.zone, uplink: conn.uplink, becomes: becomes.addr.to_bits() }
+    fn is_valid(&self, conn: &Conn) -> bool {
+        conn.deadline > Tick::at(self.now) && conn.version == self.version
     }
 
     /// Begins a connection with a packet for which there is nothing: one of UDP, or a SYN. `uplink`: where it goes
@@ -139,7 +168,6 @@ impl Nat {
     /// Why the packet ends here. Of those from outside, the router has a say.
     pub fn begin_plain(
         &mut self,
-        now: u64,
         glance: &Glance,
         uplink: Uplink,
         from: Arrival,
@@ -167,10 +195,9 @@ impl Nat {
         if self.rules.is_external(uplink, seen.remote.addr) {
             return None;
         }
-        let now = self.since_start(now);
         let foreseen = self.foreseen.get(glance.foreseen as usize).copied().flatten();
         let hashes = (glance.hash, foreseen.as_ref());
-        let at = match self.open(now, path, &seen, segment.as_ref(), hashes) {
+        let at = match self.open(self.now, path, &seen, segment.as_ref(), hashes) {
             Ok(at) => at,
             Err(reason) => return Some(Err(reason)),
         };
@@ -183,14 +210,13 @@ impl Nat {
         {
             return Some(Err(reason));
         }
-        Some(Ok(self.as_known(glance.side, at, true)))
+        Some(Ok(as_known(conn, glance.side, at, true)))
     }
 
     /// Tracks and translates a packet. It goes on to the outside of its connection if it came from inside, and
     /// the other way round. False: untouched, for [`Nat::process_batch`].
     #[inline]
-    pub fn pass(&mut self, now: u64, glance: &Glance, known: &Known, packet: &mut Packet) -> bool {
-        let now = self.since_start(now);
+    pub fn pass(&mut self, glance: &Glance, known: &Known, packet: &mut Packet) -> bool {
         let Some(conn) = self.table.conns.get_mut(known.at as usize) else { return false };
         if glance.plain.tcp && !known.fresh {
             let Some(segment) = segment(packet, &glance.plain) else { return false };
@@ -211,9 +237,15 @@ impl Nat {
         if from != to {
             rewrite::plain(packet, &glance.plain, end, to);
         }
-        self.refresh(now, glance.side, known.at, glance.plain.end as usize);
+        self.refresh(self.now, glance.side, known.at, glance.plain.end as usize);
         true
     }
+}
+
+#[inline]
+fn as_known(conn: &Conn, side: Side, at: u32, fresh: bool) -> Known {
+    let becomes = if side == Side::Inside { conn.external.0 } else { conn.local.0 };
+    Known { at, fresh, zone: conn.zone, uplink: conn.uplink, becomes: becomes.addr }
 }
 
 /// A plain packet as others see it.

@@ -79,11 +79,9 @@ impl Sum {
     /// The sum as one word, not complemented: what a partial checksum field holds.
     #[inline]
     pub const fn fold(self) -> u16 {
-        let s = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        let s = (s >> 32) + (s & 0xffff_ffff);
-        let s = (s >> 16) + (s & 0xffff);
-        let s = (s >> 16) + (s & 0xffff);
-        ((s >> 16) + (s & 0xffff)) as u16
+        // The upper half of a number plus its halves exchanged is their sum, with the carry that comes back in.
+        let s = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        (s.wrapping_add(s.rotate_left(16)) >> 16) as u16
     }
 
     /// The complement: what a finished checksum field holds.

@@ -58,7 +58,7 @@ const NOWHERE: Leg = Leg {
 
 pub(crate) struct Legs(Box<[Leg]>);
 
-/// Where a plain packet goes next.
+/// Where packets to an address go next. Good for a batch, as long as nothing comes in between by which that might change.
 #[derive(Clone, Copy, Debug)]
 pub struct Next {
     iface: IfaceId,
@@ -66,6 +66,8 @@ pub struct Next {
     shared: bool,
     /// Of the leg.
     place: u32,
+    /// From when on that is known: the neighbour's MAC address and our own, as they stand in a frame.
+    link: Option<[u8; 12]>,
 }
 
 impl Next {
@@ -74,24 +76,6 @@ impl Next {
     pub fn iface(&self) -> IfaceId {
         self.iface
     }
-}
-
-/// The link by which packets of our own to one address leave, while a batch lasts.
-#[derive(Clone, Copy, Debug)]
-pub struct Link {
-    dst: u128,
-    iface: IfaceId,
-    mtu: u16,
-    to: MacAddr,
-    from: MacAddr,
-}
-
-/// A neighbour that was good for the packet before.
-#[derive(Clone, Copy, Debug)]
-pub struct Linked {
-    iface: IfaceId,
-    next: u128,
-    to: MacAddr,
 }
 
 impl Legs {
@@ -118,7 +102,8 @@ impl Legs {
             self.fill(place, scope, addr, tables, find(Ipv6Addr::from(addr).to_canonical()));
         }
         let leg = &self.0[place];
-        let next = Next { iface: leg.iface, mtu: leg.mtu, shared: leg.shared, place: place as u32 };
+        let next =
+            Next { iface: leg.iface, mtu: leg.mtu, shared: leg.shared, place: place as u32, link: None };
         leg.known.then_some(next)
     }
 
@@ -184,33 +169,28 @@ impl Router {
         now: u64,
         uplink: IfaceId,
         packet: &mut Packet,
-        last: &mut Option<Link>,
+        last: &mut Option<(u128, Next)>,
     ) -> Option<IfaceId> {
         let dst = destination(packet.head())?;
-        let link = match last {
-            Some(link) if link.dst == dst => *link,
-            _ => *last.insert(self.link_to(now, uplink, dst)?),
-        };
-        if exceeds(packet, link.mtu) {
-            return None;
-        }
-        build::link(packet.head_mut(), link.to, link.from);
-        Some(link.iface)
-    }
-
-    fn link_to(&mut self, now: u64, uplink: IfaceId, dst: u128) -> Option<Link> {
-        let (tables, legs) = self.parts();
-        let next = legs.get(OWN | u32::from(uplink.0), dst, tables, |dst| beyond(tables, uplink, dst))?;
-        let leg = *self.legs().0.get(next.place as usize)?;
-        let to = match self.neighbours().resolve_at(leg.slot, now, leg.iface, leg.next) {
-            Some(mac) => mac,
-            None => {
-                let slot = self.neighbours().slot_of(leg.iface, Ipv6Addr::from(leg.next).to_canonical())?;
-                self.parts().1.0[next.place as usize].slot = slot;
-                self.neighbours().resolve_at(slot, now, leg.iface, leg.next)?
+        let next = match last {
+            Some((last, next)) if *last == dst => next,
+            _ => {
+                let (tables, legs) = self.parts();
+                let scope = OWN | u32::from(uplink.0);
+                let next = legs.get(scope, dst, tables, |dst| beyond(tables, uplink, dst))?;
+                &mut last.insert((dst, next)).1
             }
         };
-        Some(Link { dst, iface: leg.iface, mtu: leg.mtu, to, from: leg.mac })
+        if exceeds(packet, next.mtu) {
+            return None;
+        }
+        if !self.link_by(now, next, packet.head_mut()) {
+            self.find_neighbour(next);
+            if !self.link_by(now, next, packet.head_mut()) {
+                return None;
+            }
+        }
+        Some(next.iface)
     }
 
     /// Where a plain packet to `dst` from a zone goes by an uplink, if that is where it goes. Addresses are in
@@ -231,55 +211,70 @@ impl Router {
 
     /// Where a plain packet that came in by an uplink for `dst`, which is `becomes` inside, goes in a zone.
     #[inline]
-    pub fn way_in(&mut self, uplink: IfaceId, dst: u128, zone: Zone, becomes: u128) -> Option<Next> {
+    pub fn way_in(&mut self, uplink: IfaceId, dst: u128, zone: Zone, becomes: Ipv6Addr) -> Option<Next> {
         if !self.may_enter(uplink, dst) {
             return None;
         }
         let (tables, legs) = self.parts();
-        legs.get(IN | u32::from(zone.0), becomes, tables, |dst| into(tables, zone, dst))
+        legs.get(IN | u32::from(zone.0), becomes.to_bits(), tables, |dst| into(tables, zone, dst))
     }
 
     /// Whether a plain packet, whose padding is gone, can leave as it is; `source` is where it will be from, if it
     /// leaves outside.
     #[inline]
-    pub fn fits(&self, next: &Next, packet: &Packet, plain: &Plain, source: Option<u128>) -> bool {
+    pub fn fits(&self, next: &Next, packet: &Packet, plain: &Plain, source: Option<Ipv6Addr>) -> bool {
         // A superframe may be larger than what is sent of it.
         let fits = plain.end as usize <= L3 + usize::from(next.mtu) || !exceeds(packet, next.mtu);
         fits && (!next.shared || source.is_none_or(|source| self.may_be_from(next.iface, source)))
     }
 
     /// See `Run::outside`.
-    fn may_be_from(&self, uplink: IfaceId, source: u128) -> bool {
-        let source = Ipv6Addr::from(source).to_canonical();
+    #[inline(never)]
+    fn may_be_from(&self, uplink: IfaceId, source: Ipv6Addr) -> bool {
+        let source = source.to_canonical();
         source.is_ipv6() || self.tables().iface(uplink).is_some_and(|iface| iface.owns(source))
     }
 
     /// Makes a plain packet that fits ready for its link. False when its neighbour has to be seen to first: give it
-    /// to [`Router::await_neighbour`]. `last` is for those that follow in a batch.
+    /// to [`Router::await_neighbour`].
     #[inline]
-    pub fn link(
-        &self,
-        now: u64,
-        next: &Next,
-        plain: &Plain,
-        last: &mut Option<Linked>,
-        packet: &mut Packet,
-    ) -> bool {
+    pub fn link(&self, now: u64, next: &mut Next, plain: &Plain, packet: &mut Packet) -> bool {
         let head = packet.head_mut();
         decrement(head, plain.v4);
-        let Some(leg) = self.legs().0.get(next.place as usize) else { return false };
-        let to = match last {
-            Some(last) if (last.iface, last.next) == (leg.iface, leg.next) => last.to,
-            _ => {
-                let Some(to) = self.neighbours().resolve_at(leg.slot, now, leg.iface, leg.next) else {
-                    return false;
-                };
-                *last = Some(Linked { iface: leg.iface, next: leg.next, to });
-                to
-            }
-        };
-        build::link(head, to, leg.mac);
-        true
+        self.link_by(now, next, head)
+    }
+
+    /// Writes the link header. False when the neighbour has to be seen to.
+    #[inline]
+    fn link_by(&self, now: u64, next: &mut Next, head: &mut [u8]) -> bool {
+        if next.link.is_none() {
+            next.link = self.resolve(now, next.place);
+        }
+        if let (Some(link), Some(front)) = (next.link, head.first_chunk_mut()) {
+            *front = link;
+        }
+        next.link.is_some()
+    }
+
+    /// The MAC addresses of a leg.
+    #[inline(never)]
+    fn resolve(&self, now: u64, place: u32) -> Option<[u8; 12]> {
+        let leg = self.legs().0.get(place as usize)?;
+        let to = self.neighbours().resolve_at(leg.slot, now, leg.iface, leg.next)?;
+        let mut link = [0; 12];
+        build::link(&mut link, to, leg.mac);
+        Some(link)
+    }
+
+    /// Looks up where the neighbour is in their table, and remembers it with the leg.
+    #[inline(never)]
+    fn find_neighbour(&mut self, next: &Next) -> Hop {
+        let leg = &self.legs().0[next.place as usize];
+        let hop = Hop { iface: leg.iface, next: Ipv6Addr::from(leg.next).to_canonical() };
+        if let Some(slot) = self.neighbours().slot_of(hop.iface, hop.next) {
+            self.parts().1.0[next.place as usize].slot = slot;
+        }
+        hop
     }
 
     /// As the last of what [`Router::transmit`] does, for a packet that [`Router::link`] has left.
@@ -292,11 +287,7 @@ impl Router {
         pool: &mut Pool,
         sink: &mut S,
     ) {
-        let leg = &self.legs().0[next.place as usize];
-        let hop = Hop { iface: leg.iface, next: Ipv6Addr::from(leg.next).to_canonical() };
-        if let Some(slot) = self.neighbours().slot_of(hop.iface, hop.next) {
-            self.parts().1.0[next.place as usize].slot = slot;
-        }
+        let hop = self.find_neighbour(next);
         let mut run = self.run(now, pool, sink);
         match run.tables.iface(hop.iface) {
             Some(iface) => run.hand_over(iface, hop, packet, false),

@@ -49,7 +49,7 @@ mod tables;
 mod transmit;
 
 pub use iface::{Iface, IfaceId, Kind, Zone, link_local};
-pub use legs::{Linked, Next};
+pub use legs::Next;
 pub use neighbour::{Limits, Neighbour, NeighbourState, Neighbours};
 pub use receive::destination_of;
 pub use router::{Received, Router, Sink};

@@ -5,20 +5,25 @@
 //! its connection is known, or may begin, and may go on; only when both do is anything changed. What either declines, as
 //! it came, goes the long way, and what was queued there before goes first, so that packets keep their order.
 
+use std::net::Ipv6Addr;
+
 use trunkline_nat::{Arrival, Found, Glance, Known};
 use trunkline_packet::{BATCH, Batch, Packet, Plain, PortId};
-use trunkline_router::{IfaceId, Linked, Next, Zone};
+use trunkline_router::{IfaceId, Next, Zone};
 
 use super::{L3, Out, Role, Ways};
 
 /// Where the packet before went: packets to one destination come in runs. Kept while nothing happens in between by
 /// which that might change.
-#[derive(Clone, Copy, Default)]
-struct Last {
-    /// A destination from inside, and its way.
-    way: Option<(u128, Next, trunkline_nat::Uplink)>,
-    /// A neighbour, and its link.
-    linked: Option<Linked>,
+#[derive(Clone, Copy)]
+struct Way {
+    /// Its destination.
+    dst: u128,
+    /// As whom it was inside, if it came from outside.
+    inside: Option<(trunkline_nat::Zone, Ipv6Addr)>,
+    next: Next,
+    /// By which it leaves, or came in.
+    uplink: trunkline_nat::Uplink,
 }
 
 impl L3 {
@@ -39,7 +44,7 @@ impl L3 {
         while !packets.as_slice().is_empty() {
             let len = packets.as_slice().len().min(BATCH);
             self.look_ahead(at, from, &packets.as_slice()[..len], &mut ahead);
-            let mut last = Last::default();
+            let mut last = None;
             for glance in &ahead {
                 let Some(packet) = packets.next() else { break };
                 let declined = match glance {
@@ -47,7 +52,7 @@ impl L3 {
                     None => Some(packet),
                 };
                 if let Some(packet) = declined {
-                    last = Last::default();
+                    last = None;
                     self.receive(at, packet, out);
                 }
             }
@@ -76,25 +81,51 @@ impl L3 {
             let Some(glance) = glance else { continue };
             if !self.nat.approach(glance)
                 && let Arrival::Inside(zone) = from
-                && let Some((_, uplink)) = self.way_out(zone, glance)
+                && let Some(way) = self.way_out(zone, glance.plain.dst, &mut None)
             {
-                self.nat.foresee(place, glance, zone, uplink);
+                self.nat.foresee(place, glance, zone, way.uplink);
             }
         }
     }
 
     /// Where a packet from inside goes, if that is an uplink.
     #[inline]
-    fn way_out(
+    fn way_out<'a>(
         &mut self,
         zone: trunkline_nat::Zone,
-        glance: &Glance,
-    ) -> Option<(Next, trunkline_nat::Uplink)> {
-        let next = self.router.way_out(Zone(zone.0), glance.plain.dst)?;
+        dst: u128,
+        last: &'a mut Option<Way>,
+    ) -> Option<&'a mut Way> {
+        if last.as_ref().is_none_or(|way| way.dst != dst) {
+            *last = self.find_way_out(zone, dst);
+        }
+        last.as_mut()
+    }
+
+    #[inline(never)]
+    fn find_way_out(&mut self, zone: trunkline_nat::Zone, dst: u128) -> Option<Way> {
+        let next = self.router.way_out(Zone(zone.0), dst)?;
         match self.view.role(PortId(next.iface().0)) {
-            Role::Uplink(uplink) => Some((next, uplink)),
+            Role::Uplink(uplink) => Some(Way { dst, inside: None, next, uplink }),
             _ => None,
         }
+    }
+
+    /// Where a packet from outside goes.
+    #[inline]
+    fn way_in<'a>(
+        &mut self,
+        at: IfaceId,
+        dst: u128,
+        known: &Known,
+        last: &'a mut Option<Way>,
+    ) -> Option<&'a mut Way> {
+        let inside = Some((known.zone, known.becomes));
+        if last.as_ref().is_none_or(|way| way.dst != dst || way.inside != inside) {
+            let next = self.router.way_in(at, dst, Zone(known.zone.0), known.becomes);
+            *last = next.map(|next| Way { dst, inside, next, uplink: known.uplink });
+        }
+        last.as_mut()
     }
 
     /// Second pass: the packet, as it came, if it cannot go this way.
@@ -105,38 +136,27 @@ impl L3 {
         from: Arrival,
         glance: &Glance,
         mut packet: Packet,
-        last: &mut Last,
+        last: &mut Option<Way>,
         out: &mut Out<'_>,
     ) -> Option<Packet> {
-        let mut found = self.nat.known(self.now, glance);
-        if !matches!(found, Found::Special) && self.path.is_some() {
+        let mut found = self.nat.known(glance);
+        if self.path.is_some() && !matches!(found, Found::Special) {
             // What waits came before, and may need the room that this connection has, or be of the same.
-            *last = Last::default();
+            *last = None;
             self.translate(at, out);
-            found = self.nat.known(self.now, glance);
+            found = self.nat.find(glance);
         }
         if matches!(found, Found::Special) {
             return Some(packet);
         }
-        let (plain, outward) = (&glance.plain, matches!(from, Arrival::Inside(_)));
+        let plain = &glance.plain;
         // What lies behind is padding of the link.
         if packet.len() > plain.end as usize {
             packet.truncate(plain.end as usize);
         }
-        let way_out = match from {
-            Arrival::Inside(zone) => match last.way {
-                Some((dst, next, uplink)) if dst == plain.dst => Some((next, uplink)),
-                _ => {
-                    let way = self.way_out(zone, glance);
-                    last.way = way.map(|(next, uplink)| (plain.dst, next, uplink));
-                    way
-                }
-            },
-            Arrival::Outside(_) => None,
-        };
         let known = match found {
             Found::Known(known) => known,
-            _ => match self.begin_connection(at, from, way_out, glance, packet, out) {
+            _ => match self.begin_connection(at, from, glance, packet, last, out) {
                 (Some(known), Some(fresh)) => {
                     packet = fresh;
                     known
@@ -144,27 +164,25 @@ impl L3 {
                 (_, declined) => return declined,
             },
         };
-        let next = match from {
-            Arrival::Inside(_) => way_out.filter(|(next, uplink)| {
-                *uplink == known.uplink && self.router.fits(next, &packet, plain, Some(known.becomes))
-            }),
-            Arrival::Outside(uplink) => self
-                .router
-                .way_in(at, plain.dst, Zone(known.zone.0), known.becomes)
-                .filter(|next| self.router.fits(next, &packet, plain, None))
-                .map(|next| (next, uplink)),
+        let (way, leaves_as) = match from {
+            Arrival::Inside(zone) => (self.way_out(zone, plain.dst, last), Some(known.becomes)),
+            Arrival::Outside(_) => (self.way_in(at, plain.dst, &known, last), None),
         };
-        let Some((next, _)) = next else { return Some(packet) };
-        if !self.nat.pass(self.now, glance, &known, &mut packet) {
+        let Some(way) = way else { return Some(packet) };
+        if way.uplink != known.uplink
+            || !self.router.fits(&way.next, &packet, plain, leaves_as)
+            || !self.nat.pass(glance, &known, &mut packet)
+        {
             return Some(packet);
         }
-        let to = PortId(next.iface().0);
-        if !self.router.link(self.now, &next, plain, &mut last.linked, &mut packet) {
-            *last = Last::default();
+        let to = PortId(way.next.iface().0);
+        if !self.router.link(self.now, &mut way.next, plain, &mut packet) {
+            let next = way.next;
+            *last = None;
             with_router!(self, out, |router, now, pool, ways| {
                 router.await_neighbour(now, &next, packet, pool, ways);
             });
-        } else if outward && out.snapshot.port(to).is_some() {
+        } else if leaves_as.is_some() && out.snapshot.port(to).is_some() {
             out.egress.push(to, packet);
         } else {
             self.inward.push((to, packet));
@@ -179,18 +197,20 @@ impl L3 {
         &mut self,
         at: IfaceId,
         from: Arrival,
-        way_out: Option<(Next, trunkline_nat::Uplink)>,
         glance: &Glance,
         packet: Packet,
+        last: &mut Option<Way>,
         out: &mut Out<'_>,
     ) -> (Option<Known>, Option<Packet>) {
         let uplink = match from {
-            Arrival::Inside(_) => way_out
+            Arrival::Inside(zone) => self
+                .way_out(zone, glance.plain.dst, last)
+                .map(|way| (way.next, way.uplink))
                 .filter(|(next, _)| self.router.fits(next, &packet, &glance.plain, None))
                 .map(|(_, uplink)| uplink),
             Arrival::Outside(uplink) => self.router.may_enter(at, glance.plain.dst).then_some(uplink),
         };
-        let begun = uplink.and_then(|uplink| self.nat.begin_plain(self.now, glance, uplink, from, &packet));
+        let begun = uplink.and_then(|uplink| self.nat.begin_plain(glance, uplink, from, &packet));
         match begun {
             None => (None, Some(packet)),
             Some(Ok(known)) => (Some(known), Some(packet)),

@@ -266,7 +266,7 @@ impl World {
         w.l3.begin(IfaceId(port.0), 1, &mut out);
         let mut glance = w.l3.nat.glance(from, plain);
         w.l3.nat.approach(&mut glance);
-        w.l3.shortcut(IfaceId(port.0), from, &glance, packet, &mut super::Last::default(), &mut out).is_none()
+        w.l3.shortcut(IfaceId(port.0), from, &glance, packet, &mut None, &mut out).is_none()
     }
 
     fn sent(&mut self) -> Sent {
