@@ -205,6 +205,14 @@ impl Conn {
         }
     }
 
+    /// Whether [`Conn::sent`] has nothing to note of a datagram: this side has sent before, and either the other never
+    /// has, or the flow is worth keeping already.
+    #[inline]
+    pub(crate) fn is_settled(&self, side: Side) -> bool {
+        let (own, so_far) = (1 << side as u8, self.flags & (SENT | KEPT));
+        so_far == own || so_far & (own | KEPT) == own | KEPT
+    }
+
     /// How long it lives from now on, milliseconds.
     #[inline]
     pub(crate) fn timeout(&self, t: &Timeouts) -> u64 {

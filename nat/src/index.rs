@@ -51,7 +51,7 @@ impl Index {
     }
 
     /// The value for which `is` holds, of those whose tag matches.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         let (first, second, tag) = self.place(hash);
         let bucket = &self.buckets[first];
@@ -69,7 +69,7 @@ impl Index {
     }
 
     /// The first candidate, not verified: what a batch reads ahead.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
         // Mostly it is one of the first four: keys are put where there is room first.
         let (first, _, tag) = self.place(hash);

@@ -54,6 +54,9 @@ pub struct Nat {
     pub(crate) start: Option<u64>,
     /// When the batch in hand began, since then.
     pub(crate) now: u64,
+    /// The same in ticks, and until when what is UDP lives from then on.
+    pub(crate) tick: Tick,
+    pub(crate) udp_until: Tick,
     /// Of the rules.
     pub(crate) version: u16,
     /// The next entry to hold against changed rules.
@@ -86,6 +89,8 @@ impl Nat {
             fragments: Fragments::new(),
             start: None,
             now: 0,
+            tick: Tick::at(0),
+            udp_until: Tick::at(0),
             version: 0,
             purge: usize::MAX,
             stats: NatStats::default(),
@@ -203,6 +208,8 @@ impl Nat {
     /// whichever way. What goes the short way is of this time.
     pub fn begin(&mut self, now: u64, packets: usize, sink: &mut impl Sink) {
         self.now = self.since_start(now);
+        self.tick = Tick::at(self.now);
+        self.udp_until = Tick::after(self.now, self.config.timeouts.udp);
         self.sweep(self.now, SWEEP * packets.min(BATCH), sink);
     }
 
@@ -386,7 +393,7 @@ impl Nat {
     }
 
     /// Takes note of a packet of `len` bytes: how long the entry lives now, what it is worth, what its rule does.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn refresh(&mut self, now: u64, side: Side, at: u32, len: usize) {
         let conn = &mut self.table.conns[at as usize];
         let (kept, was) = (conn.sent(side), conn.is_kept());

@@ -132,40 +132,43 @@ pub(crate) fn plain(packet: &mut Packet, p: &Plain, end: End, to: Endpoint) {
     if !p.v4 {
         return endpoint(packet, &p.headers(), end, to, true);
     }
-    let field: u16 = if p.tcp { 16 } else { 6 };
+    let field: u16 = if p.is_tcp() { 16 } else { 6 };
     let csum = packet.meta().offload.csum;
-    let partial =
-        matches!(csum, Checksum::Partial { start, offset } if (start, offset) == (L4_V4 as u16, field));
     let head = packet.head_mut();
     let Some(h) = head.first_chunk_mut::<LEAST_V4>() else { return };
-    let new = to.addr.to_bits() as u32;
+    // Words in the machine's own order, all of them: sums are then so, too (RFC 1071 §2(B)).
+    let [.., a, b, c, d] = to.addr.octets();
+    let new = [a, b, c, d];
     let old = if end == End::Source { &mut h[26..30] } else { &mut h[30..34] };
     let Some(old) = old.first_chunk_mut::<4>() else { return };
-    let delta = Sum::ZERO.sub(u32::from_be_bytes(*old)).add(new);
-    *old = new.to_be_bytes();
-    let check = u16::from_be_bytes([h[24], h[25]]);
-    [h[24], h[25]] = adjust(check, delta).to_be_bytes();
+    let delta = Sum::ZERO.sub(u32::from_ne_bytes(*old)).add(u32::from_ne_bytes(new));
+    *old = new;
+    let check = u16::from_ne_bytes([h[24], h[25]]);
+    [h[24], h[25]] = adjust(check, delta).to_ne_bytes();
+    let new = to.port.to_be_bytes();
     let port = if end == End::Source { &mut h[34..36] } else { &mut h[36..38] };
     let Some(port) = port.first_chunk_mut::<2>() else { return };
-    let ports = delta.sub(u32::from(u16::from_be_bytes(*port))).add(u32::from(to.port));
-    *port = to.port.to_be_bytes();
+    let old = std::mem::replace(port, new);
+    let ports = delta.sub(u32::from(u16::from_ne_bytes(old))).add(u32::from(u16::from_ne_bytes(new)));
     let Some(check) = head.get_mut(L4_V4 + usize::from(field)..).and_then(|t| t.first_chunk_mut::<2>())
     else {
         return;
     };
-    let old = u16::from_be_bytes(*check);
+    let old = u16::from_ne_bytes(*check);
+    let partial =
+        matches!(csum, Checksum::Partial { start, offset } if (start, offset) == (L4_V4 as u16, field));
     let new = if partial {
         delta.add(u32::from(old)).fold()
-    } else if !p.tcp && old == 0 {
+    } else if !p.is_tcp() && old == 0 {
         // No checksum (RFC 768); none is made (RFC 3022 §4.1).
         return;
     } else {
         match adjust(old, ports) {
-            0 if !p.tcp => 0xffff,
+            0 if !p.is_tcp() => 0xffff,
             new => new,
         }
     };
-    *check = new.to_be_bytes();
+    *check = new.to_ne_bytes();
 }
 
 #[inline]

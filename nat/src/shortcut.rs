@@ -19,7 +19,6 @@ use crate::rewrite::{self, End};
 use crate::shard::shard_of;
 use crate::tcp::Segment;
 use crate::types::{Endpoint, Key, Outside, Path, Side, Uplink, Zone};
-use crate::wheel::Tick;
 
 /// Where a packet came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,7 +156,7 @@ impl Nat {
     /// Whether an entry has neither expired nor is to be held against changed rules.
     #[inline]
     fn is_valid(&self, conn: &Conn) -> bool {
-        conn.deadline > Tick::at(self.now) && conn.version == self.version
+        conn.deadline > self.tick && conn.version == self.version
     }
 
     /// Begins a connection with a packet for which there is nothing: one of UDP, or a SYN. `uplink`: where it goes
@@ -173,7 +172,7 @@ impl Nat {
         from: Arrival,
         packet: &Packet,
     ) -> Option<Result<Known, DropReason>> {
-        let segment = match glance.plain.tcp {
+        let segment = match glance.plain.is_tcp() {
             true => Some(segment(packet, &glance.plain).filter(Segment::begins)?),
             false => None,
         };
@@ -218,7 +217,7 @@ impl Nat {
     #[inline]
     pub fn pass(&mut self, glance: &Glance, known: &Known, packet: &mut Packet) -> bool {
         let Some(conn) = self.table.conns.get_mut(known.at as usize) else { return false };
-        if glance.plain.tcp && !known.fresh {
+        if glance.plain.is_tcp() && !known.fresh {
             let Some(segment) = segment(packet, &glance.plain) else { return false };
             if !segment.flags_ok() {
                 return false;
@@ -237,7 +236,13 @@ impl Nat {
         if from != to {
             rewrite::plain(packet, &glance.plain, end, to);
         }
-        self.refresh(self.now, glance.side, known.at, glance.plain.end as usize);
+        let len = glance.plain.end as usize;
+        if conn.deadline <= self.udp_until && !glance.plain.is_tcp() && conn.is_settled(glance.side) {
+            conn.deadline = self.udp_until;
+            self.rules.count(conn.rule(), len);
+        } else {
+            self.refresh(self.now, glance.side, known.at, len);
+        }
         true
     }
 }
@@ -252,10 +257,10 @@ fn as_known(conn: &Conn, side: Side, at: u32, fresh: bool) -> Known {
 #[inline]
 fn seen(glance: &Glance) -> Seen {
     let p = &glance.plain;
-    let end = |addr: u128, port: u32| Endpoint { addr: Ipv6Addr::from(addr), port: port as u16 };
+    let end = |addr, port: u32| Endpoint { addr, port: port as u16 };
     let (src, dst) = (end(p.src, p.ports >> 16), end(p.dst, p.ports));
     let (near, remote) = if glance.side == Side::Inside { (src, dst) } else { (dst, src) };
-    Seen { ip: p.headers(), kind: if p.tcp { Kind::Tcp } else { Kind::Udp }, near, remote }
+    Seen { ip: p.headers(), kind: if p.is_tcp() { Kind::Tcp } else { Kind::Udp }, near, remote }
 }
 
 /// The TCP segment; `None` when there is something wrong with it.

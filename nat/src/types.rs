@@ -109,11 +109,17 @@ pub(crate) struct Key {
 /// Nobody: the remote of a mapping.
 const NOBODY: Endpoint = Endpoint { addr: Ipv6Addr::UNSPECIFIED, port: 0 };
 
+/// An address as it stands in memory: all that a key asks of it is to be the same.
+#[inline]
+fn raw(addr: Ipv6Addr) -> u128 {
+    u128::from_ne_bytes(addr.octets())
+}
+
 impl Key {
     #[inline]
     fn new(near: Endpoint, remote: Endpoint, scope: u16, proto: u8, kind: u8) -> Key {
         let ports = u32::from(near.port) << 16 | u32::from(remote.port);
-        Key::flat(near.addr.to_bits(), remote.addr.to_bits(), ports, scope, proto, kind)
+        Key::flat(raw(near.addr), raw(remote.addr), ports, scope, proto, kind)
     }
 
     #[inline]
@@ -135,13 +141,13 @@ impl Key {
     /// Of a plain packet from inside.
     #[inline]
     pub(crate) fn plain_inside(zone: Zone, p: &Plain) -> Key {
-        Key::flat(p.src, p.dst, p.ports, zone.0, p.proto(), 0)
+        Key::flat(raw(p.src), raw(p.dst), p.ports, zone.0, p.proto, 0)
     }
 
     /// Of a plain packet from outside.
     #[inline]
     pub(crate) fn plain_outside(uplink: Uplink, p: &Plain) -> Key {
-        Key::flat(p.dst, p.src, p.ports.rotate_left(16), uplink.0, p.proto(), 1)
+        Key::flat(raw(p.dst), raw(p.src), p.ports.rotate_left(16), uplink.0, p.proto, 1)
     }
 
     /// Of a mapping, by its inside endpoint; one for each uplink.
@@ -159,7 +165,7 @@ impl Key {
     /// Of the permission that one remote address has to use a mapping.
     #[inline]
     pub(crate) fn permission(mapping: u32, remote: Ipv6Addr) -> Key {
-        Key::flat(u128::from(mapping), remote.to_bits(), 0, 0, 0, 4)
+        Key::flat(u128::from(mapping), raw(remote), 0, 0, 0, 4)
     }
 }
 

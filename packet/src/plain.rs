@@ -2,6 +2,8 @@
 //! between two hosts, in an untagged frame. Nearly all packets are; what they need is found in one pass, and headers
 //! are where they always are.
 
+use std::net::Ipv6Addr;
+
 use crate::checksum::Sum;
 use crate::ether::ETH_HLEN;
 use crate::headers::{Fragment, Headers, IPV4_HLEN, IPV6_HLEN, IpVersion, UDP_HLEN, proto};
@@ -22,17 +24,17 @@ pub const LEAST_V6: usize = L4_V6 + UDP_HLEN;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plain {
     /// Source address, IPv4 in mapped form (RFC 4291 §2.5.5.2).
-    pub src: u128,
+    pub src: Ipv6Addr,
     /// Destination address.
-    pub dst: u128,
+    pub dst: Ipv6Addr,
     /// Source port in the high half, destination port in the low one.
     pub ports: u32,
     /// Where the IP packet ends; what is behind is padding.
     pub end: u32,
     /// IPv4 rather than IPv6.
     pub v4: bool,
-    /// TCP rather than UDP.
-    pub tcp: bool,
+    /// TCP or UDP.
+    pub proto: u8,
 }
 
 impl Plain {
@@ -59,7 +61,7 @@ impl Plain {
     pub fn headers(&self) -> Headers {
         Headers {
             version: if self.v4 { IpVersion::V4 } else { IpVersion::V6 },
-            proto: self.proto(),
+            proto: self.proto,
             fragment: Fragment::None,
             extended: false,
             l3: L3 as u16,
@@ -74,10 +76,10 @@ impl Plain {
         if self.v4 { L4_V4 } else { L4_V6 }
     }
 
-    /// The protocol's number.
+    /// TCP rather than UDP.
     #[inline]
-    pub fn proto(&self) -> u8 {
-        if self.tcp { proto::TCP } else { proto::UDP }
+    pub fn is_tcp(&self) -> bool {
+        self.proto == proto::TCP
     }
 }
 
@@ -86,38 +88,44 @@ pub const MAPPED: u128 = 0xffff_0000_0000;
 
 #[inline]
 fn v4(h: &[u8; LEAST_V4]) -> Option<Plain> {
-    let word = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-    let words = [word(14), word(18), word(22), word(26), word(30)];
-    let sum = words.iter().fold(Sum::ZERO, |sum, word| sum.add(*word));
-    let [first, second, third, src, dst] = words;
-    let total = first & 0xffff;
-    let proto = (third >> 16) as u8;
+    // Words in the machine's own order: a sum that is right is so in any (RFC 1071 §2(B)).
+    let word = |at: usize| u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+    let sum = [14, 18, 22, 26, 30].iter().fold(Sum::ZERO, |sum, at| sum.add(word(*at)));
+    let total = u32::from(u16::from_be_bytes([h[16], h[17]]));
+    let proto = h[23];
     // Zero and loopback networks, groups and what is reserved are nobody's.
-    let host = |addr: u32| (addr >> 24).wrapping_sub(1) < 223 && addr >> 24 != 127;
+    let host = |first: u8| first.wrapping_sub(1) < 223 && first != 127;
     // Neither options nor fragments, though DF may be set; a TTL of two and more.
-    let simple = first >> 24 == 0x45 && second & 0xbfff == 0 && third >> 25 != 0;
+    let simple = h[14] == 0x45 && (h[20] & 0xbf) | h[21] == 0 && h[22] > 1;
     let known = proto == proto::TCP || proto == proto::UDP;
     let good = simple
         && known
         && total >= (IPV4_HLEN + UDP_HLEN) as u32
         && sum.fold() == 0xffff
-        && src != dst
-        && host(src)
-        && host(dst);
+        && word(26) != word(30)
+        && host(h[26])
+        && host(h[30]);
     good.then(|| Plain {
-        src: MAPPED | u128::from(src),
-        dst: MAPPED | u128::from(dst),
-        ports: word(34),
+        src: mapped(word(26)),
+        dst: mapped(word(30)),
+        ports: u32::from_be(word(34)),
         end: L3 as u32 + total,
         v4: true,
-        tcp: proto == proto::TCP,
+        proto,
     })
+}
+
+/// An IPv4 address, as it stands in memory, in its mapped form.
+#[inline]
+fn mapped(addr: u32) -> Ipv6Addr {
+    const LAST: u32 = if cfg!(target_endian = "little") { 96 } else { 0 };
+    Ipv6Addr::from((MAPPED.to_be() | u128::from(addr) << LAST).to_ne_bytes())
 }
 
 #[inline]
 fn v6(h: &[u8; LEAST_V6]) -> Option<Plain> {
-    let src = u128::from_be_bytes(*h[22..].first_chunk()?);
-    let dst = u128::from_be_bytes(*h[38..].first_chunk()?);
+    let src = Ipv6Addr::from(*h[22..].first_chunk::<16>()?);
+    let dst = Ipv6Addr::from(*h[38..].first_chunk::<16>()?);
     let payload = u32::from(u16::from_be_bytes([h[18], h[19]]));
     // Unspecified, loopback, mapped (::ffff:0:0/96), link-local (fe80::/10), groups (ff00::/8).
     let host = |addr: u128| addr > 1 && addr >> 32 != 0xffff && addr >> 118 != 0x3fa && addr >> 120 != 0xff;
@@ -127,15 +135,15 @@ fn v6(h: &[u8; LEAST_V6]) -> Option<Plain> {
         && known
         && payload >= UDP_HLEN as u32
         && src != dst
-        && host(src)
-        && host(dst);
+        && host(src.to_bits())
+        && host(dst.to_bits());
     good.then(|| Plain {
         src,
         dst,
         ports: u32::from_be_bytes([h[54], h[55], h[56], h[57]]),
         end: L4_V6 as u32 + payload,
         v4: false,
-        tcp: h[20] == proto::TCP,
+        proto: h[20],
     })
 }
 
@@ -185,7 +193,7 @@ mod tests {
             assert_eq!(plain.headers(), ip);
             assert!(ipv4_header_ok(packet.head(), &ip) && ip.is_whole(packet.len()));
             let flow = ip.flow(packet.head()).unwrap();
-            assert_eq!((flow.src.to_bits(), flow.dst.to_bits()), (plain.src, plain.dst));
+            assert_eq!((flow.src, flow.dst), (plain.src, plain.dst));
             assert_eq!(plain.ports, u32::from(flow.src_port) << 16 | u32::from(flow.dst_port));
         }
         plain
@@ -197,7 +205,7 @@ mod tests {
             for protocol in [proto::TCP, proto::UDP] {
                 let mut f = frame(v4, protocol, 30);
                 let plain = read(&f).unwrap();
-                assert_eq!((plain.v4, plain.tcp, plain.end as usize), (v4, protocol == proto::TCP, f.len()));
+                assert_eq!((plain.v4, plain.proto, plain.end as usize), (v4, protocol, f.len()));
                 f.extend([0; 9]);
                 assert_eq!(read(&f), Some(plain));
                 f.truncate(plain.end as usize - 1);

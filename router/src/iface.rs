@@ -103,10 +103,10 @@ impl Iface {
     /// Whether a packet that came in, from an address in IPv6 form (IPv4 mapped), claims to be from it. What the host
     /// sends that shares its address does not come in there.
     #[inline]
-    pub fn is_claimed_by(&self, src: u128) -> bool {
+    pub fn is_claimed_by(&self, src: Ipv6Addr) -> bool {
         let own = self.addresses.iter().any(|net| match net {
-            IpNet::V4(net) => src == 0xffff_0000_0000 | u128::from(net.addr().to_bits()),
-            IpNet::V6(net) => src == net.addr().to_bits(),
+            IpNet::V4(net) => src == net.addr().to_ipv6_mapped(),
+            IpNet::V6(net) => src == net.addr(),
         });
         own && !self.is_shared()
     }

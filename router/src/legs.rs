@@ -196,22 +196,23 @@ impl Router {
     /// Where a plain packet to `dst` from a zone goes by an uplink, if that is where it goes. Addresses are in
     /// IPv6 form, as all here.
     #[inline]
-    pub fn way_out(&mut self, zone: Zone, dst: u128) -> Option<Next> {
+    pub fn way_out(&mut self, zone: Zone, dst: Ipv6Addr) -> Option<Next> {
         let (tables, legs) = self.parts();
-        legs.get(OUT | u32::from(zone.0), dst, tables, |dst| out(tables, zone, dst))
+        legs.get(OUT | u32::from(zone.0), dst.to_bits(), tables, |dst| out(tables, zone, dst))
     }
 
     /// Whether a plain packet to `dst` may come in by an uplink.
     #[inline]
-    pub fn may_enter(&mut self, uplink: IfaceId, dst: u128) -> bool {
+    pub fn may_enter(&mut self, uplink: IfaceId, dst: Ipv6Addr) -> bool {
         let (tables, legs) = self.parts();
-        let entered = legs.get(ENTRY | u32::from(uplink.0), dst, tables, |dst| entry(tables, uplink, dst));
+        let scope = ENTRY | u32::from(uplink.0);
+        let entered = legs.get(scope, dst.to_bits(), tables, |dst| entry(tables, uplink, dst));
         entered.is_some()
     }
 
     /// Where a plain packet that came in by an uplink for `dst`, which is `becomes` inside, goes in a zone.
     #[inline]
-    pub fn way_in(&mut self, uplink: IfaceId, dst: u128, zone: Zone, becomes: Ipv6Addr) -> Option<Next> {
+    pub fn way_in(&mut self, uplink: IfaceId, dst: Ipv6Addr, zone: Zone, becomes: Ipv6Addr) -> Option<Next> {
         if !self.may_enter(uplink, dst) {
             return None;
         }

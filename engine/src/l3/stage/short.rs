@@ -18,7 +18,7 @@ use super::{L3, Out, Role, Ways};
 #[derive(Clone, Copy)]
 struct Way {
     /// Its destination.
-    dst: u128,
+    dst: Ipv6Addr,
     /// As whom it was inside, if it came from outside.
     inside: Option<(trunkline_nat::Zone, Ipv6Addr)>,
     next: Next,
@@ -93,7 +93,7 @@ impl L3 {
     fn way_out<'a>(
         &mut self,
         zone: trunkline_nat::Zone,
-        dst: u128,
+        dst: Ipv6Addr,
         last: &'a mut Option<Way>,
     ) -> Option<&'a mut Way> {
         if last.as_ref().is_none_or(|way| way.dst != dst) {
@@ -103,7 +103,7 @@ impl L3 {
     }
 
     #[inline(never)]
-    fn find_way_out(&mut self, zone: trunkline_nat::Zone, dst: u128) -> Option<Way> {
+    fn find_way_out(&mut self, zone: trunkline_nat::Zone, dst: Ipv6Addr) -> Option<Way> {
         let next = self.router.way_out(Zone(zone.0), dst)?;
         match self.view.role(PortId(next.iface().0)) {
             Role::Uplink(uplink) => Some(Way { dst, inside: None, next, uplink }),
@@ -116,7 +116,7 @@ impl L3 {
     fn way_in<'a>(
         &mut self,
         at: IfaceId,
-        dst: u128,
+        dst: Ipv6Addr,
         known: &Known,
         last: &'a mut Option<Way>,
     ) -> Option<&'a mut Way> {
