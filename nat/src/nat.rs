@@ -73,8 +73,21 @@ pub struct Nat {
 
 struct Ahead {
     seen: Result<Seen, DropReason>,
+    guess: Guess,
+}
+
+/// Where a packet's entry may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Guess {
+    /// Of what it is looked up by.
     hash: u64,
-    hint: u32,
+    /// The entry, if something is known of that.
+    at: u32,
+}
+
+impl Guess {
+    /// Of what is no packet of a flow.
+    const NONE: Guess = Guess { hash: 0, at: NIL };
 }
 
 impl Nat {
@@ -231,8 +244,14 @@ impl Nat {
     pub fn process(&mut self, now: u64, path: Path, packet: Packet, sink: &mut impl Sink) {
         let now = self.since_start(now);
         self.sweep(now, SWEEP, sink);
+        self.again(now, path, packet, sink);
+    }
+
+    /// A packet of which nothing is known yet.
+    fn again(&mut self, now: u64, path: Path, packet: Packet, sink: &mut impl Sink) {
         let seen = Seen::parse(&packet, path);
-        self.one(now, path, seen, NIL, packet, sink);
+        let guess = seen.as_ref().map_or(Guess::NONE, |seen| self.guess(path, seen));
+        self.one(now, path, seen, guess, packet, sink);
     }
 
     /// As [`Nat::process`] for every packet of a batch, which is left empty; [`Nat::begin`] comes first. Faster,
@@ -245,27 +264,32 @@ impl Nat {
             ahead.clear();
             ahead.extend(packets.as_slice().iter().take(BATCH).map(|packet| {
                 let seen = Seen::parse(packet, path);
-                let hash = seen.as_ref().map_or(0, |seen| self.table.hash(&key(path, seen)));
-                Ahead { seen, hash, hint: NIL }
+                let guess = seen.as_ref().map_or(Guess::NONE, |seen| self.guess(path, seen));
+                Ahead { seen, guess }
             }));
             if ahead.is_empty() {
                 break;
             }
             for a in &mut ahead {
-                a.hint = self.table.candidate(a.hash).unwrap_or(NIL);
+                a.guess.at = self.table.candidate(a.guess.hash).unwrap_or(NIL);
             }
             for a in &mut ahead {
-                if !a.seen.as_ref().is_ok_and(|seen| self.is(path, seen, a.hint)) {
-                    a.hint = NIL;
+                if !a.seen.as_ref().is_ok_and(|seen| self.is(path, seen, a.guess.at)) {
+                    a.guess.at = NIL;
                 }
             }
             for a in &ahead {
                 if let Some(packet) = packets.next() {
-                    self.one(now, path, a.seen, a.hint, packet, sink);
+                    self.one(now, path, a.seen, a.guess, packet, sink);
                 }
             }
         }
         self.ahead = ahead;
+    }
+
+    #[inline]
+    pub(crate) fn guess(&self, path: Path, seen: &Seen) -> Guess {
+        Guess { hash: self.table.hash(&key(path, seen)), at: NIL }
     }
 
     /// Whether the entry `at` is the packet's.
@@ -282,7 +306,7 @@ impl Nat {
         now: u64,
         path: Path,
         seen: Result<Seen, DropReason>,
-        hint: u32,
+        guess: Guess,
         mut packet: Packet,
         sink: &mut impl Sink,
     ) {
@@ -292,7 +316,7 @@ impl Nat {
                 return self.fragment(now, path, seen, packet, sink);
             }
             Ok(seen) if matches!(seen.kind, Kind::Error) => self.error(now, path, &seen, &mut packet),
-            Ok(seen) => self.flow(now, path, &seen, hint, &mut packet),
+            Ok(seen) => self.flow(now, path, &seen, guess, &mut packet),
         };
         self.done(now, result, packet, sink);
     }
@@ -306,8 +330,7 @@ impl Nat {
     ) {
         match result {
             Ok(Toward::Worker(worker, path)) if worker == self.config.shard.0 => {
-                let seen = Seen::parse(&packet, path);
-                self.one(now, path, seen, NIL, packet, sink);
+                self.again(now, path, packet, sink);
             }
             Ok(toward) => sink.forward(packet, toward),
             Err(reason) => sink.drop(packet, reason),
@@ -321,7 +344,7 @@ impl Nat {
         now: u64,
         path: Path,
         seen: &Seen,
-        hint: u32,
+        guess: Guess,
         packet: &mut Packet,
     ) -> Result<Toward, DropReason> {
         let side = path.side();
@@ -332,21 +355,18 @@ impl Nat {
         if segment.as_ref().is_some_and(|s| !s.flags_ok()) {
             return Err(DropReason::NatTcpFlags);
         }
-        let at = match self.lookup(now, path, seen, hint) {
+        let at = match self.lookup(now, path, seen, guess) {
             Some(at) => at,
             None => match self.straight_back(path, seen) {
                 Some(toward) => return Ok(toward),
-                None => {
-                    let hash = self.table.hash(&key(path, seen));
-                    match (
-                        self.open(now, path, seen, segment.as_ref(), (hash, None)),
-                        self.for_host(path, seen),
-                    ) {
-                        (Ok(at), _) => at,
-                        (Err(DropReason::NatUnsolicited), Some(toward)) => return Ok(toward),
-                        (Err(reason), _) => return Err(reason),
-                    }
-                }
+                None => match (
+                    self.open(now, path, seen, segment.as_ref(), (guess.hash, None)),
+                    self.for_host(path, seen),
+                ) {
+                    (Ok(at), _) => at,
+                    (Err(DropReason::NatUnsolicited), Some(toward)) => return Ok(toward),
+                    (Err(reason), _) => return Err(reason),
+                },
             },
         };
         let conn = &mut self.table.conns[at as usize];
@@ -376,12 +396,10 @@ impl Nat {
 
     /// The live entry of a packet.
     #[inline]
-    pub(crate) fn lookup(&mut self, now: u64, path: Path, seen: &Seen, hint: u32) -> Option<u32> {
-        let at = if self.is(path, seen, hint) {
-            hint
-        } else {
-            let key = key(path, seen);
-            self.table.find(path.side(), &key, self.table.hash(&key))?
+    pub(crate) fn lookup(&mut self, now: u64, path: Path, seen: &Seen, guess: Guess) -> Option<u32> {
+        let at = match self.is(path, seen, guess.at) {
+            true => guess.at,
+            false => self.table.find(path.side(), &key(path, seen), guess.hash)?,
         };
         let conn = &self.table.conns[at as usize];
         let rerouted = matches!(path, Path::Out(_, uplink) if uplink != conn.uplink);
@@ -485,7 +503,8 @@ impl Nat {
     ) -> Result<Toward, DropReason> {
         let side = path.side();
         let inner = parse::error_payload(packet, seen, side)?;
-        let Some(at) = self.lookup(now, path, &inner, NIL) else {
+        let guess = self.guess(path, &inner);
+        let Some(at) = self.lookup(now, path, &inner, guess) else {
             return self.straight_back(path, &inner).ok_or(DropReason::NatIcmpUnmatched);
         };
         let conn = &self.table.conns[at as usize];

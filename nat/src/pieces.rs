@@ -4,7 +4,6 @@ use trunkline_packet::Packet;
 
 use crate::DropReason;
 use crate::fragment::{Fate, PacketId, Way};
-use crate::list::NIL;
 use crate::nat::{Nat, Sink, Toward};
 use crate::parse::{self, Kind, Seen};
 use crate::shard::meeting_of;
@@ -37,7 +36,8 @@ impl Nat {
                 } else if owner != own {
                     (Some(Way::Worker(owner)), Ok(Toward::Worker(owner, path)))
                 } else {
-                    let result = self.flow(now, path, &seen, NIL, &mut packet);
+                    let guess = self.guess(path, &seen);
+                    let result = self.flow(now, path, &seen, guess, &mut packet);
                     let ports = Way::Ports(seen.near.port, seen.remote.port);
                     (result.is_ok().then_some(ports), result)
                 };
@@ -81,7 +81,8 @@ impl Nat {
             Way::Worker(worker) => Ok(Toward::Worker(worker, path)),
             Way::Ports(near, remote) => {
                 (seen.near.port, seen.remote.port) = (near, remote);
-                match self.lookup(now, path, &seen, NIL) {
+                let guess = self.guess(path, &seen);
+                match self.lookup(now, path, &seen, guess) {
                     Some(at) => Ok(self.translate(now, path.side(), at, &seen, &mut packet)),
                     None => self
                         .straight_back(path, &seen)
