@@ -251,8 +251,35 @@ impl Timed for Conn {
 
 #[cfg(test)]
 mod tests {
-    use super::Conn;
+    use std::net::Ipv6Addr;
+
+    use trunkline_packet::headers::proto;
+
+    use super::*;
     use crate::mapping::Mapping;
+
+    #[test]
+    fn nothing_is_noted_of_a_settled_flow() {
+        let nobody = Endpoint { addr: Ipv6Addr::UNSPECIFIED, port: 0 };
+        let mut settled = Vec::new();
+        for (flags, side) in (0..=u8::MAX).flat_map(|f| [(f, Side::Inside), (f, Side::Outside)]) {
+            let ends = (Inside(nobody), Outside(nobody));
+            let (zone, uplink) = (Zone(0), Uplink(0));
+            let mut conn = Conn::new(zone, uplink, proto::UDP, ends.0, ends.1, nobody, side, Origin::Routed);
+            conn.flags = flags;
+            let (is_settled, kept) = (conn.is_settled(side), conn.is_kept());
+            let says_nothing = conn.sent(side) == kept && conn.flags == flags;
+            assert!(says_nothing || !is_settled, "{flags:#x} {side:?}");
+            if is_settled && flags & !(SENT | KEPT) == 0 {
+                settled.push((flags, side));
+            }
+        }
+        // Of one side alone, and a stream both ways.
+        let (inside, outside) = (Side::Inside, Side::Outside);
+        let streams =
+            [(0b01 | KEPT, inside), (0b10 | KEPT, outside), (SENT | KEPT, inside), (SENT | KEPT, outside)];
+        assert_eq!(settled, [&[(0b01, inside), (0b10, outside)], &streams[..]].concat());
+    }
 
     #[test]
     fn an_entry_is_two_cache_lines() {

@@ -273,3 +273,13 @@ fn segment(packet: &Packet, plain: &Plain) -> Option<Segment> {
     let whole = header >= TCP_HLEN && header <= tcp.len();
     Segment::parse(tcp, header, len).filter(|_| whole)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Glance;
+
+    #[test]
+    fn a_glance_is_a_cache_line() {
+        assert_eq!(size_of::<Option<Glance>>(), 64);
+    }
+}

@@ -206,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn a_fold_is_the_remainder() {
+        // As RFC 1071 §2 adds: zero only of nothing, else the other form of it.
+        let mut n = 1u64;
+        for round in 0..1_000_000 {
+            n = n.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            for n in [n, n >> (round % 64), n | 0xffff_ffff, u64::MAX << (round % 64), round] {
+                let want = if n > 0 && n % 0xffff == 0 { 0xffff } else { n % 0xffff };
+                assert_eq!(u64::from(Sum(n).fold()), want, "{n:#x}");
+            }
+        }
+    }
+
+    #[test]
     fn the_largest_sum_does_not_overflow() {
         assert_eq!(Sum::ZERO.bytes(&[0xff; 65536]).fold(), 0xffff);
         assert_eq!(Sum::ZERO.add(u32::MAX).add(u32::MAX).fold(), 0xffff);

@@ -66,6 +66,8 @@ pub struct Next {
     shared: bool,
     /// Of the leg.
     place: u32,
+    /// The neighbour.
+    via: u128,
     /// From when on that is known: the neighbour's MAC address and our own, as they stand in a frame.
     link: Option<[u8; 12]>,
 }
@@ -75,6 +77,17 @@ impl Next {
     #[inline]
     pub fn iface(&self) -> IfaceId {
         self.iface
+    }
+
+    /// The same, knowing what is known of the way of a packet before: most destinations are behind one neighbour.
+    #[inline]
+    pub fn after(self, last: Option<&Next>) -> Next {
+        match last {
+            Some(last) if (last.iface, last.via) == (self.iface, self.via) => {
+                Next { link: last.link, ..self }
+            }
+            _ => self,
+        }
     }
 }
 
@@ -102,9 +115,8 @@ impl Legs {
             self.fill(place, scope, addr, tables, find(Ipv6Addr::from(addr).to_canonical()));
         }
         let leg = &self.0[place];
-        let next =
-            Next { iface: leg.iface, mtu: leg.mtu, shared: leg.shared, place: place as u32, link: None };
-        leg.known.then_some(next)
+        let (iface, via, place) = (leg.iface, leg.next, place as u32);
+        leg.known.then_some(Next { iface, mtu: leg.mtu, shared: leg.shared, place, via, link: None })
     }
 
     #[cold]
@@ -178,6 +190,7 @@ impl Router {
                 let (tables, legs) = self.parts();
                 let scope = OWN | u32::from(uplink.0);
                 let next = legs.get(scope, dst, tables, |dst| beyond(tables, uplink, dst))?;
+                let next = next.after(last.as_ref().map(|last| &last.1));
                 &mut last.insert((dst, next)).1
             }
         };

@@ -97,14 +97,14 @@ impl L3 {
         last: &'a mut Option<Way>,
     ) -> Option<&'a mut Way> {
         if last.as_ref().is_none_or(|way| way.dst != dst) {
-            *last = self.find_way_out(zone, dst);
+            *last = self.find_way_out(zone, dst, last.as_ref());
         }
         last.as_mut()
     }
 
     #[inline(never)]
-    fn find_way_out(&mut self, zone: trunkline_nat::Zone, dst: Ipv6Addr) -> Option<Way> {
-        let next = self.router.way_out(Zone(zone.0), dst)?;
+    fn find_way_out(&mut self, zone: trunkline_nat::Zone, dst: Ipv6Addr, last: Option<&Way>) -> Option<Way> {
+        let next = self.router.way_out(Zone(zone.0), dst)?.after(last.map(|last| &last.next));
         match self.view.role(PortId(next.iface().0)) {
             Role::Uplink(uplink) => Some(Way { dst, inside: None, next, uplink }),
             _ => None,
@@ -123,6 +123,7 @@ impl L3 {
         let inside = Some((known.zone, known.becomes));
         if last.as_ref().is_none_or(|way| way.dst != dst || way.inside != inside) {
             let next = self.router.way_in(at, dst, Zone(known.zone.0), known.becomes);
+            let next = next.map(|next| next.after(last.as_ref().map(|last| &last.next)));
             *last = next.map(|next| Way { dst, inside, next, uplink: known.uplink });
         }
         last.as_mut()
