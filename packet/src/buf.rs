@@ -350,6 +350,15 @@ impl Packet {
         }
     }
 
+    /// `len` bytes of the frame from `offset` on, if all of them are in the head or all in the tail.
+    #[inline]
+    pub fn piece(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        match offset.checked_sub(self.head().len()) {
+            None => self.head().get(offset..offset + len),
+            Some(offset) => self.tail().get(offset..offset + len),
+        }
+    }
+
     /// Copies `out.len()` bytes of the frame from `offset` on. False when the frame is shorter.
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset + out.len() > self.len() {

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::headers::{Headers, IPV4_HLEN, IpVersion, proto, read16};
+use crate::wide::sum_words;
 use crate::{Checksum, DropReason, Packet};
 
 /// A ones-complement sum in the making. Words are added as the numbers they mean on the wire, so the
@@ -91,26 +92,9 @@ impl Sum {
     }
 }
 
-/// Sums 16-bit words in wire order. Works on 32-bit words of the machine's own order in independent
-/// 64-bit lanes, which the compiler turns into vector adds, and swaps once at the end (RFC 1071 §2(B)).
+/// Sums 16-bit words in wire order: 32-bit words of the machine's own order, swapped once at the end (RFC 1071 §2(B)).
 fn sum_bytes(data: &[u8]) -> u16 {
-    const LANES: usize = 8;
-    let mut lanes = [0u64; LANES];
-    let mut chunks = data.chunks_exact(4 * LANES);
-    for chunk in &mut chunks {
-        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
-        }
-    }
-    let mut sum: u64 = lanes.iter().sum();
-    let (words, rest) = chunks.remainder().as_chunks::<4>();
-    for word in words {
-        sum += u64::from(u32::from_ne_bytes(*word));
-    }
-    let mut last = [0u8; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    sum += u64::from(u32::from_ne_bytes(last));
-    u16::from_be(Sum(sum).fold())
+    u16::from_be(Sum(sum_words(data)).fold())
 }
 
 /// The checksum after one 16-bit word of what it covers changed (RFC 1624 §3, equation 3).

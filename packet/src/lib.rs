@@ -22,6 +22,7 @@ pub mod segment;
 pub mod tag;
 pub mod train;
 pub mod vlan;
+mod wide;
 
 pub use batch::{BATCH, Batch};
 pub use buf::{MAX_FRAME, Packet, Pool};

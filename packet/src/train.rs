@@ -11,7 +11,7 @@
 //! - **Checksums.** One is wrong or unfinished. That the kernel has verified those of the outer packets says nothing
 //!   of an error made before encapsulation, so each inner one is summed up.
 
-use crate::checksum::{self, TCP_CHECK, UDP_CHECK};
+use crate::checksum::{self, Sum, TCP_CHECK, UDP_CHECK};
 use crate::coalesce::{DF, MAX_UDP_SEGMENTS, NEVER, PSH};
 use crate::headers::{Fragment, Headers, IpVersion, proto, read16, read32, write16};
 use crate::segment::fix_ip;
@@ -44,6 +44,10 @@ struct Train {
     headers: usize,
     /// Payload of each segment but a shorter last one.
     payload: usize,
+    /// Which bits of the headers all have alike.
+    alike: [u8; MAX_HEADERS],
+    /// What the pseudo-header adds to each transport checksum but for the length.
+    pseudo: Sum,
 }
 
 impl Train {
@@ -54,7 +58,6 @@ impl Train {
         let ip = Headers::of_frame(first)?;
         let headers = skip + usize::from(ip.l4) + ip.transport_len(first)?;
         let ours = (2..=MAX_UDP_SEGMENTS).contains(&count)
-            && matches!(ip.proto, proto::TCP | proto::UDP)
             && ip.fragment == Fragment::None
             && !ip.extended
             && ip.end as usize == first.len()
@@ -63,11 +66,47 @@ impl Train {
             && headers <= MAX_HEADERS
             && packet.meta().offload == Offload::NONE
             && packet.meta().outer == Offload::NONE;
-        ours.then_some(Train { ip, skip, size, count, headers, payload: size - headers })
+        if !ours {
+            return None;
+        }
+        let mut alike = [0xff; MAX_HEADERS];
+        let (l3, l4) = (skip + usize::from(ip.l3), skip + usize::from(ip.l4));
+        match ip.version {
+            // Total length and identification; checksum.
+            IpVersion::V4 => {
+                alike[l3 + 2..l3 + 6].fill(0);
+                alike[l3 + 10..l3 + 12].fill(0);
+            }
+            // Payload length.
+            IpVersion::V6 => alike[l3 + 4..l3 + 6].fill(0),
+        }
+        match ip.proto {
+            // Length, checksum.
+            proto::UDP => alike[l4 + 4..l4 + 8].fill(0),
+            proto::TCP if first[usize::from(ip.l4) + 13] & NEVER == 0 => {
+                // Sequence number, PSH, checksum.
+                alike[l4 + 4..l4 + 8].fill(0);
+                alike[l4 + 13] = !PSH;
+                alike[l4 + 16..l4 + 18].fill(0);
+            }
+            _ => return None,
+        }
+        let pseudo = ip.pseudo(first, 0);
+        Some(Train { ip, skip, size, count, headers, payload: size - headers, alike, pseudo })
     }
 
     fn check_at(&self) -> u16 {
         if self.ip.proto == proto::UDP { UDP_CHECK } else { TCP_CHECK }
+    }
+
+    /// Whether headers are like those of the first but for what differs between segments.
+    #[inline]
+    fn like(&self, a: &[u8], b: &[u8]) -> bool {
+        let word = |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |w| u64::from_ne_bytes(*w));
+        let differ = |at: usize| (word(a, at) ^ word(b, at)) & word(&self.alike, at);
+        // The last word overlaps the one before. There are more than 40 bytes.
+        let last = self.headers - 8;
+        (0..last).step_by(8).fold(differ(last), |all, at| all | differ(at)) == 0
     }
 
     /// Whether a datagram may be where it is in the train; then, whether all up to here have the same IPv4
@@ -76,25 +115,26 @@ impl Train {
     fn fits(&self, packet: &Packet, index: usize, fixed_id: bool) -> Option<bool> {
         let at = index * self.size;
         let (len, last) = (self.size.min(packet.len() - at), index + 1 == self.count);
-        let mut copy = [0; MAX_HEADERS];
-        let copy = &mut copy[..self.headers];
-        if len <= self.headers || !packet.copy_out(at, copy) {
+        if len <= self.headers {
             return None;
         }
-        let (a, b, skip) = (packet.head().get(..self.headers)?, &*copy, self.skip);
-        let (l3, l4) = (skip + usize::from(self.ip.l3), skip + usize::from(self.ip.l4));
-        let same = |from: usize, to: usize| a[from..to] == b[from..to];
-        // The tunnel's header, the link header, and IP.
-        if !same(0, l3) {
+        let mut room = [0; MAX_HEADERS];
+        let a = packet.head().get(..self.headers)?;
+        let b = match packet.piece(at, self.headers) {
+            Some(b) => b,
+            // It lies across head and tail.
+            None => {
+                let room = &mut room[..self.headers];
+                packet.copy_out(at, room).then_some(&*room)?
+            }
+        };
+        let (l3, l4) = (self.skip + usize::from(self.ip.l3), self.skip + usize::from(self.ip.l4));
+        if !self.like(a, b) {
             return None;
         }
         let mut fixed = false;
         match self.ip.version {
             IpVersion::V4 => {
-                // All but total length, identification, checksum.
-                if !same(l3, l3 + 2) || !same(l3 + 6, l3 + 10) || !same(l3 + 12, l3 + 20) {
-                    return None;
-                }
                 let step = read16(b, l3 + 4)?.wrapping_sub(read16(a, l3 + 4)?);
                 fixed = match step {
                     0 if index == 0 => false,
@@ -103,49 +143,30 @@ impl Train {
                     _ => return None,
                 };
                 if usize::from(read16(b, l3 + 2)?) != len - l3
-                    || !checksum::ipv4_header_ok(&b[skip..], &self.ip)
+                    || !checksum::ipv4_header_ok(&b[self.skip..], &self.ip)
                 {
                     return None;
                 }
             }
             IpVersion::V6 => {
-                // All but payload length.
-                if !same(l3, l3 + 4)
-                    || !same(l3 + 6, l3 + 40)
-                    || usize::from(read16(b, l3 + 4)?) != len - l3 - 40
-                {
-                    return None;
-                }
-            }
-        }
-        match self.ip.proto {
-            proto::UDP => {
-                if !same(l4, l4 + 4) || usize::from(read16(b, l4 + 4)?) != len - l4 || read16(b, l4 + 6)? == 0
-                {
-                    return None;
-                }
-            }
-            _ => {
-                // All but sequence number, PSH, checksum.
-                let sequence = read32(a, l4 + 4)?.wrapping_add((index * self.payload) as u32);
-                let flags = b[l4 + 13];
-                if !same(l4, l4 + 4)
-                    || !same(l4 + 8, l4 + 13)
-                    || (flags ^ a[l4 + 13]) & !PSH != 0
-                    || flags & NEVER != 0
-                    || (flags & PSH != 0 && !last)
-                    || !same(l4 + 14, l4 + 16)
-                    || !same(l4 + 18, self.headers)
-                    || read32(b, l4 + 4)? != sequence
-                {
+                if usize::from(read16(b, l3 + 4)?) != len - l3 - 40 {
                     return None;
                 }
             }
         }
         let transport = len - l4;
-        // The lengths in `ip` are the first one's, but what a pseudo-header has of it is given.
-        let sum = self.ip.pseudo(&b[skip..], transport as u32);
-        (sum.range(packet, at + l4, transport).fold() == 0xffff).then_some(fixed)
+        if self.ip.proto == proto::UDP {
+            if usize::from(read16(b, l4 + 4)?) != transport || read16(b, l4 + 6)? == 0 {
+                return None;
+            }
+        } else {
+            let sequence = read32(a, l4 + 4)?.wrapping_add((index * self.payload) as u32);
+            if (b[l4 + 13] & PSH != 0 && !last) || read32(b, l4 + 4)? != sequence {
+                return None;
+            }
+        }
+        let sum = self.pseudo.add(transport as u32).range(packet, at + l4, transport);
+        (sum.fold() == 0xffff).then_some(fixed)
     }
 
     fn merge(&self, packet: &mut Packet) -> bool {

@@ -4,6 +4,8 @@ use std::ffi::c_int;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::sock::TTL;
+
 /// A `sockaddr_in` or `sockaddr_in6`.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
@@ -122,7 +124,7 @@ impl Control {
                 if v6 { (libc::SOL_IPV6, libc::IPV6_TCLASS) } else { (libc::SOL_IP, libc::IP_TOS) };
             at = self.put(at, level, kind, &c_int::from(how.tos).to_ne_bytes());
         }
-        if how.ttl != 0 {
+        if how.ttl != 0 && (how.ttl != TTL || how.to.is_multicast()) {
             let (level, kind) =
                 if v6 { (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) } else { (libc::SOL_IP, libc::IP_TTL) };
             at = self.put(at, level, kind, &c_int::from(how.ttl).to_ne_bytes());
@@ -238,6 +240,18 @@ mod tests {
             assert_eq!((came.tos, came.ttl), (0xb8, 7));
             assert_eq!(came.dst, Some(if to.is_ipv6() { to } else { "0.0.0.0".parse().unwrap() }));
         }
+    }
+
+    #[test]
+    fn what_the_socket_does_anyway_needs_no_message() {
+        let fill = |to: &str, ttl| {
+            let to = to.parse().unwrap();
+            Control::EMPTY.fill(&How { to, from: None, interface: 0, tos: 0, ttl, segment: None })
+        };
+        assert_eq!((fill("192.0.2.1", TTL), fill("2001:db8::7", TTL), fill("192.0.2.1", 0)), (0, 0, 0));
+        // Which has a TTL of its own, 1.
+        assert_eq!((fill("239.1.1.1", TTL), fill("ff0e::1", TTL)), (24, 24));
+        assert_eq!(fill("192.0.2.1", 63), 24);
     }
 
     #[test]

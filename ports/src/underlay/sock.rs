@@ -28,7 +28,11 @@ impl Family {
     }
 }
 
-/// A socket that neither blocks nor is inherited, of IPv6 alone if of IPv6.
+/// What sockets send with unless a message says otherwise. Control messages cost: past 36 bytes of them, the kernel
+/// takes memory for each message.
+pub(super) const TTL: u8 = 64;
+
+/// A socket that neither blocks nor is inherited, of IPv6 alone if of IPv6; unicast leaves it with [`TTL`].
 pub(super) fn open(family: Family, kind: SocketType, protocol: Protocol) -> io::Result<OwnedFd> {
     let domain = match family {
         Family::V4 => AddressFamily::INET,
@@ -40,6 +44,7 @@ pub(super) fn open(family: Family, kind: SocketType, protocol: Protocol) -> io::
     if family == Family::V6 && kind == SocketType::DGRAM {
         set(&fd, libc::SOL_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
+    set_ip(&fd, family, libc::IP_TTL, libc::IPV6_UNICAST_HOPS, TTL.into())?;
     Ok(fd)
 }
 
