@@ -399,10 +399,10 @@ def main():
             "command": "bench/compare/run " + " ".join(sys.argv[1:])}
     if args.set == "growth":
         data["curves"] = growth(args)
-        text = growth_report(data)
     else:
         data |= compare(args)
-        text = report(data)
+    common.measured(data["machine"])
+    text = growth_report(data) if args.set == "growth" else report(data)
     print(text)
     if args.out:
         import plot

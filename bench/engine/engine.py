@@ -295,11 +295,11 @@ def main():
     if args.growth:
         progress = common.Progress(sum(len(lines) for _, lines in GROWTH))
         data["curves"] = growth(args, progress)
-        text = growth_report(data)
     else:
         progress = common.Progress(len(scenarios) * args.rounds)
         data |= {"scenarios": scenarios, **compare(args, scenarios, progress)}
-        text = report(data)
+    common.measured(data["machine"])
+    text = growth_report(data) if args.growth else report(data)
     print(text)
     if args.out:
         common.write(args.out, text, data)

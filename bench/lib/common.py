@@ -20,7 +20,9 @@ def run(command, timeout=60):
 def machine(binary):
     """What figures depend on."""
     m = {"cpu": "?", "cpus": os.cpu_count(), "kernel": os.uname().release, "load": os.getloadavg()[0],
-         "date": datetime.date.today().isoformat(), "tsc-hz": tsc_hz()}
+         "date": datetime.date.today().isoformat(), "tsc-hz": tsc_hz(), "ticks": ticks()}
+    with open("/proc/sys/net/ipv4/tcp_congestion_control") as f:
+        m["congestion-control"] = f.read().strip()
     with open("/proc/cpuinfo") as f:
         for line in f:
             if line.startswith("model name"):
@@ -39,6 +41,19 @@ def machine(binary):
     return m
 
 
+def ticks():
+    """Of all CPUs so far: those that the hypervisor gave to others, and all."""
+    with open("/proc/stat") as f:
+        v = [int(x) for x in f.readline().split()[1:9]]
+    return v[7], sum(v)
+
+
+def measured(m):
+    """Adds what is known once all is measured."""
+    (stolen, all_), now = m.pop("ticks"), ticks()
+    m["stolen"] = (now[0] - stolen) / max(now[1] - all_, 1)
+
+
 def tsc_hz():
     """As the kernel tells; the binary measures it better."""
     with open("/proc/cpuinfo") as f:
@@ -50,9 +65,10 @@ def tsc_hz():
 
 def described(m):
     busy = f" The load was {m['load']:.1f} when it began." if m["load"] >= 0.5 else ""
+    stolen = f" The hypervisor kept {m['stolen']:.0%} of the CPUs' time." if m["stolen"] >= 0.01 else ""
     return (f"Machine: {m['cpus']} × {m['cpu']} (time stamp counter {m['tsc-hz'] / 1e9:.2f} GHz), "
             f"{m['memory-mib'] / 1024:.0f} GiB, {m['system']}, Linux {m['kernel']}, {m.get('trunkline', '?')}, "
-            f"{m['date']}.{busy}")
+            f"TCP's congestion control {m['congestion-control']}, {m['date']}.{busy}{stolen}")
 
 
 class Progress:
