@@ -64,6 +64,7 @@ LIMITED = {
     "trunkline-pinned": ["tcp", "paced64", "ping"],
     "slirp4netns": [*FAST, "connect"],
     "pasta": [*FAST, "connect"],
+    "trunkline-switched": NEW,
 }
 
 # TCP connections that are being opened at a time.

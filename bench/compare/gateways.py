@@ -156,9 +156,26 @@ class TrunklinePublish(TrunklineMasquerade):
     publish = True
 
 
+class TrunklineSwitched(Way, Trunkline):
+    """No way out but a bridge: the same ports, nothing translated and no connection tracked. What it moves bounds what
+    any translation between these ports can."""
+
+    address = "192.0.2.77"
+
+    def translate(self):
+        cli = self.start_daemon().cli
+        cli("bridge", "add", "br0")
+        cli("port", "add", "br0", "c0", "--type", "tap", "--netns", self.inside.name, "--ifname", "eth0",
+            "--address", f"{self.address}/24")
+        cli("port", "add", "br0", "up", "--type", "afpacket", "--interface", "up0")
+
+    def flows(self):
+        return [self.address, "1", "192.0.2.101", str(CROWD)]
+
+
 WAYS = {"docker-masquerade": Docker, "trunkline-masquerade": TrunklineMasquerade,
         "ovs-masquerade": OvsMasquerade, "docker-publish": DockerPublish, "trunkline-publish": TrunklinePublish,
-        "ovs-publish": OvsPublish}
+        "ovs-publish": OvsPublish, "trunkline-switched": TrunklineSwitched}
 
 # test, which, beside which, at least.
 WAY_GOALS = [
