@@ -454,8 +454,9 @@ impl Pool {
     }
 
     fn put_tail_data(&mut self, mut tail: TailData) {
-        // The last of several packets that share a tail brings it home.
-        if self.tails.len() < self.keep_tails && Arc::get_mut(&mut tail.0).is_some() {
+        // The last of several packets that share a tail brings it home. Counting first is cheap, and most are not the last.
+        let last = Arc::strong_count(&tail.0) == 1 && Arc::get_mut(&mut tail.0).is_some();
+        if last && self.tails.len() < self.keep_tails {
             self.tails.push(tail);
         }
     }

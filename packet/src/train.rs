@@ -102,11 +102,12 @@ impl Train {
     /// Whether headers are like those of the first but for what differs between segments.
     #[inline]
     fn like(&self, a: &[u8], b: &[u8]) -> bool {
-        let word = |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |w| u64::from_ne_bytes(*w));
-        let differ = |at: usize| (word(a, at) ^ word(b, at)) & word(&self.alike, at);
+        let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+        let (words, masks) = (a.as_chunks().0.iter().zip(b.as_chunks().0), self.alike.as_chunks().0);
+        let differ = words.zip(masks).fold(0, |all, ((a, b), mask)| all | (word(a) ^ word(b)) & word(mask));
         // The last word overlaps the one before. There are more than 40 bytes.
-        let last = self.headers - 8;
-        (0..last).step_by(8).fold(differ(last), |all, at| all | differ(at)) == 0
+        let last = |bytes: &[u8]| bytes.last_chunk().map_or(0, word);
+        (differ | (last(a) ^ last(b)) & last(&self.alike[..self.headers])) == 0
     }
 
     /// Whether a datagram may be where it is in the train; then, whether all up to here have the same IPv4
@@ -118,12 +119,13 @@ impl Train {
         if len <= self.headers {
             return None;
         }
-        let mut room = [0; MAX_HEADERS];
         let a = packet.head().get(..self.headers)?;
+        let mut room;
         let b = match packet.piece(at, self.headers) {
             Some(b) => b,
             // It lies across head and tail.
             None => {
+                room = [0; MAX_HEADERS];
                 let room = &mut room[..self.headers];
                 packet.copy_out(at, room).then_some(&*room)?
             }
