@@ -246,7 +246,8 @@ mod tests {
     fn what_the_socket_does_anyway_needs_no_message() {
         let fill = |to: &str, ttl| {
             let to = to.parse().unwrap();
-            Control::EMPTY.fill(&How { to, from: None, interface: 0, tos: 0, ttl, segment: None })
+            let mut control = Control::EMPTY;
+            control.fill(&How { to, from: None, interface: 0, tos: 0, ttl, segment: None })
         };
         assert_eq!((fill("192.0.2.1", TTL), fill("2001:db8::7", TTL), fill("192.0.2.1", 0)), (0, 0, 0));
         // Which has a TTL of its own, 1.
