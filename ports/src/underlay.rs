@@ -7,12 +7,14 @@
 //! A socket has one source port, which is the entropy that networks spread tunnels by (RFC 7348 §5): so
 //! there is a pool of sending sockets. Whether the kernel may fragment is also a property of the socket: so
 //! there are two such pools. Errors that come back by ICMP change the kernel's path MTU ([`path`] reads it)
-//! and are otherwise not heard of: these sockets are not connected and do not ask for them.
+//! and are otherwise not heard of: sockets are not connected (but for some that receive nothing at all) and do not ask
+//! for them.
 //!
 //! All sockets are opened in the calling thread's namespace.
 
 mod cmsg;
 mod gre;
+mod near;
 mod path;
 mod recv;
 mod send;

@@ -5,6 +5,7 @@ mod common;
 mod kit;
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +128,65 @@ fn gre_goes_both_ways_with_its_outer_fields() {
                     assert!(got.iter().all(|(a, _)| *a == expected), "{:?}", got[0].0);
                 }
             }
+        }
+    });
+}
+
+/// With sources of our choice, by connected sockets and by others, to more remotes than have one.
+#[test]
+fn gre_leaves_with_the_source_and_for_the_remote_asked_for() {
+    sandbox(Needs::Net, || {
+        let ns = wire();
+        let v4 = |last: u8| IpAddr::V4(Ipv4Addr::new(10, 9, 0, last));
+        inside(&ns, || (100..112).for_each(|last| ip(&format!("addr add 10.9.0.{last}/24 dev u1"))));
+        let (_rx, tx) = gre(Family::V4).unwrap();
+        let mut far = End::new(inside(&ns, || gre(Family::V4).unwrap().0));
+        let n = 96;
+        let sent = payloads(n - 1, 300, 300);
+        // 10.9.0.1 is what the route chooses, 10.9.0.11 is not; some may be fragmented.
+        let what: Vec<_> = (0..n)
+            .map(|i| Datagrams {
+                src: Some(v4(if i % 3 == 0 { 11 } else { 1 })),
+                df: i % 5 != 0,
+                first: i,
+                ..to(v4(100 + (i / 2 % 12) as u8))
+            })
+            .collect();
+        // Enough for sockets to change hands.
+        for _ in 0..60 {
+            assert_eq!(transmit(&*tx, &sent, &what).packets as usize, n);
+            let got = far.take(n * 300);
+            assert_eq!(got.len(), n);
+            for (arrival, bytes) in got {
+                let i = sent.iter().position(|s| *s == bytes).expect("as it was sent");
+                assert_eq!((Some(arrival.outer.src), arrival.outer.dst), (what[i].src, what[i].dst), "{i}");
+            }
+        }
+        // An address that goes takes its packets with it, by whatever socket; it is no other's.
+        let one = [payloads(0, 0, 100)].concat();
+        let from = |last| Datagrams { src: Some(v4(last)), ..to(there(Family::V4)) };
+        let mut sends = |last, expected: u64| {
+            let stats = transmit(&*tx, &one, &[from(last)]);
+            assert_eq!(stats.packets, expected, "from {last}: {:?}", stats.drops);
+            assert_eq!(u64::from(stats.drops[DropReason::UnderlayUnreachable.index()]), 1 - expected);
+            if expected == 1 {
+                assert_eq!(far.take(100)[0].0.outer.src, v4(last));
+            }
+        };
+        for _ in 0..3 {
+            sends(1, 1);
+            // With the first address of a network its others go.
+            ip("addr del 10.9.0.1/24 dev u0");
+            ip("addr add 10.9.0.21/24 dev u0");
+            ip("addr add 10.9.0.11/24 dev u0");
+            sends(1, 0);
+            sends(1, 0);
+            sends(11, 1);
+            sends(21, 1);
+            ip("addr del 10.9.0.21/24 dev u0");
+            ip("addr add 10.9.0.1/24 dev u0");
+            ip("addr add 10.9.0.11/24 dev u0");
+            sends(1, 1);
         }
     });
 }

@@ -37,8 +37,9 @@ pub fn gre(family: Family) -> io::Result<(Box<dyn DatagramRx>, Arc<dyn DatagramT
         Family::V6 => Kind::GreV6,
     };
     let mut tx = Sender::new(vec![Arc::new(whole)], vec![Arc::new(fragmenting)], false);
-    if family == Family::V6 {
-        tx.keep(ear()?);
+    match family {
+        Family::V4 => tx.connect_with(|| sender(Family::V4, true)),
+        Family::V6 => tx.keep(ear()?),
     }
     Ok((Box::new(Receiver::new(Arc::new(main), kind)), Arc::new(tx)))
 }

@@ -11,6 +11,7 @@ use std::{mem, ptr};
 use trunkline_packet::{Batch, DropReason, Packet, Pool};
 
 use super::cmsg::{Control, How, Name};
+use super::near::Near;
 use super::{DatagramTx, Datagrams, MAX_SEGMENTS};
 use crate::SendStats;
 
@@ -36,6 +37,8 @@ pub(super) struct Sender {
     udp: bool,
     /// Runs to be sent singly before UDP_SEGMENT is tried again.
     pause: AtomicU32,
+    /// Sockets that are connected.
+    near: Option<Near>,
     /// Only held open.
     _kept: Option<OwnedFd>,
 }
@@ -43,7 +46,12 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(df: Vec<Arc<OwnedFd>>, fragmenting: Vec<Arc<OwnedFd>>, udp: bool) -> Sender {
         debug_assert!(!df.is_empty() && df.len() == fragmenting.len());
-        Sender { df, fragmenting, udp, pause: AtomicU32::new(0), _kept: None }
+        Sender { df, fragmenting, udp, pause: AtomicU32::new(0), near: None, _kept: None }
+    }
+
+    /// Connects sockets that this opens to the remotes most is sent to.
+    pub(super) fn connect_with(&mut self, open: fn() -> io::Result<OwnedFd>) {
+        self.near = Some(Near::new(open));
     }
 
     /// Holds a socket open for as long as this lives.
@@ -70,9 +78,20 @@ impl DatagramTx for Sender {
                 (d.socket % self.df.len(), d.df)
             };
             order.sort_unstable_by_key(|&i| (socket(i), i));
-            for group in order.chunk_by(|&a, &b| socket(a) == socket(b)) {
+            let remote = |i: u8| {
+                let d = &chunk[usize::from(i)];
+                self.near.is_some().then_some((d.dst, d.src))
+            };
+            for group in order.chunk_by(|&a, &b| socket(a) == socket(b) && remote(a) == remote(b)) {
                 let (index, df) = socket(group[0]);
-                let fd = if df { &self.df[index] } else { &self.fragmenting[index] };
+                let near = self.near.as_ref().and_then(|near| near.find(&chunk[usize::from(group[0])]));
+                let fd = match &near {
+                    Some(fd) => By { fd, connected: true },
+                    None => By {
+                        fd: if df { &self.df[index] } else { &self.fragmenting[index] },
+                        connected: false,
+                    },
+                };
                 let list = group.iter().map(|&i| &chunk[usize::from(i)]);
                 if group.len() <= FEW {
                     self.send_group::<FEW, FEW_PARTS>(fd, batch, list, stats);
@@ -83,6 +102,14 @@ impl DatagramTx for Sender {
         }
         pool.put_all(batch);
     }
+}
+
+/// The socket that something is sent by.
+#[derive(Clone, Copy)]
+struct By<'a> {
+    fd: &'a OwnedFd,
+    /// It knows destination and source.
+    connected: bool,
 }
 
 /// What one message carries.
@@ -96,7 +123,7 @@ impl Sender {
     /// Sends what goes by one socket.
     fn send_group<'a, const N: usize, const P: usize>(
         &self,
-        fd: &OwnedFd,
+        fd: By<'_>,
         batch: &'a [Packet],
         list: impl Iterator<Item = &'a Datagrams>,
         stats: &mut SendStats,
@@ -108,9 +135,9 @@ impl Sender {
             let whole = packets.len() == 1 || packets.len() <= MAX_SEGMENTS && self.segments();
             for packets in packets.chunks(if whole { MAX_SEGMENTS } else { 1 }) {
                 let unit = Unit { of, packets };
-                if !messages.push(unit, self.udp) {
+                if !messages.push(unit, self.udp, fd.connected) {
                     self.flush(fd, &mut messages, stats);
-                    messages.push(unit, self.udp);
+                    messages.push(unit, self.udp, fd.connected);
                 }
             }
         }
@@ -130,11 +157,11 @@ impl Sender {
     /// Sends what has been prepared: one sendmmsg, or several if some are refused.
     fn flush<const N: usize, const P: usize>(
         &self,
-        fd: &OwnedFd,
+        fd: By<'_>,
         messages: &mut Messages<'_, N, P>,
         stats: &mut SendStats,
     ) {
-        while let Some(sent) = messages.send(fd) {
+        while let Some(sent) = messages.send(fd.fd) {
             let error = match sent {
                 Ok(count) => {
                     for unit in (0..count).map_while(|_| messages.pop()) {
@@ -145,6 +172,10 @@ impl Sender {
                 }
                 Err(error) => error.raw_os_error().unwrap_or(0),
             };
+            if fd.connected && !matches!(error, libc::EINTR | libc::EAGAIN | libc::ENOBUFS | libc::EMSGSIZE) {
+                // Its source may not be the host's any more, say: the next ones find out for themselves.
+                self.near.iter().for_each(Near::forget);
+            }
             let several = messages.first().is_some_and(|unit| unit.packets.len() > 1);
             let (reason, all) = match error {
                 libc::EINTR => continue,
@@ -182,7 +213,7 @@ impl Sender {
     #[cold]
     fn send_singly<const N: usize, const P: usize>(
         &self,
-        fd: &OwnedFd,
+        fd: By<'_>,
         messages: &mut Messages<'_, N, P>,
         error: i32,
         stats: &mut SendStats,
@@ -192,9 +223,9 @@ impl Sender {
         let mut singles = Messages::<FEW, FEW_PARTS>::new();
         for packet in packets.chunks(1) {
             let unit = Unit { of, packets: packet };
-            if !singles.push(unit, self.udp) {
+            if !singles.push(unit, self.udp, fd.connected) {
                 self.flush(fd, &mut singles, stats);
-                singles.push(unit, self.udp);
+                singles.push(unit, self.udp, fd.connected);
             }
         }
         self.flush(fd, &mut singles, stats);
@@ -216,6 +247,8 @@ struct Messages<'a, const N: usize, const P: usize> {
     /// End of each message's parts; they begin where the last message's end.
     part_ends: [usize; N],
     units: [Option<Unit<'a>>; N],
+    /// They go to where the socket is connected to.
+    connected: bool,
     /// Messages there are, and those of them that are done with.
     len: usize,
     done: usize,
@@ -230,6 +263,7 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
             parts: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; P],
             part_ends: [0; N],
             units: [None; N],
+            connected: false,
             len: 0,
             done: 0,
         }
@@ -238,7 +272,7 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
     /// Adds a message; false when there is no room, which an empty list always has for one of up to
     /// [`MAX_SEGMENTS`].
     #[inline]
-    fn push(&mut self, unit: Unit<'a>, udp: bool) -> bool {
+    fn push(&mut self, unit: Unit<'a>, udp: bool, connected: bool) -> bool {
         if self.done == self.len {
             (self.len, self.done) = (0, 0);
         }
@@ -265,7 +299,7 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
         let several = unit.packets.len() > 1;
         let how = How {
             to: of.dst,
-            from: of.src,
+            from: of.src.filter(|_| !connected),
             interface: of.interface,
             tos: of.tos,
             ttl: of.ttl,
@@ -273,7 +307,10 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
         };
         self.control_lens[i] = self.controls[i].fill(&how);
         // A raw socket takes a port for its protocol (raw(7)), so that has to be 0.
-        self.names[i] = Name::new(of.dst, if udp { of.dst_port } else { 0 }, of.interface);
+        if !connected {
+            self.names[i] = Name::new(of.dst, if udp { of.dst_port } else { 0 }, of.interface);
+        }
+        self.connected = connected;
         self.part_ends[i] = at;
         self.units[i] = Some(unit);
         self.len += 1;
@@ -304,8 +341,10 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
         let mut start = done.checked_sub(1).map_or(0, |last| self.part_ends[last]);
         for (i, message) in messages.iter_mut().enumerate().take(len).skip(done) {
             let m = &mut message.msg_hdr;
-            m.msg_name = self.names[i].as_mut_ptr().cast();
-            m.msg_namelen = self.names[i].len();
+            if !self.connected {
+                m.msg_name = self.names[i].as_mut_ptr().cast();
+                m.msg_namelen = self.names[i].len();
+            }
             m.msg_iov = self.parts[start..].as_mut_ptr();
             m.msg_iovlen = (self.part_ends[i] - start) as _;
             start = self.part_ends[i];
