@@ -27,7 +27,12 @@ fn a_taken_port_is_an_error_and_a_port_given_up_is_free() {
                 let options = UdpOptions { queues, ..options(family) };
                 // A stranger's socket, on one address.
                 let address = if family == Family::V4 { "127.0.0.1" } else { "::1" };
-                let stranger = UdpSocket::bind((address, PORT)).unwrap();
+                let mut stranger = None;
+                // As soon as no child of another test holds what was opened before.
+                assert!(eventually(|| {
+                    stranger = UdpSocket::bind((address, PORT)).ok();
+                    stranger.is_some()
+                }));
                 refused(&options);
                 drop(stranger);
                 // Our own, as a second daemon of the same user, however many queues either has.
