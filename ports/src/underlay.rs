@@ -101,6 +101,26 @@ pub struct Datagrams {
     pub size: usize,
 }
 
+#[cfg(test)]
+impl Datagrams {
+    /// One packet, the first of a batch, with nothing special about it.
+    fn one_to(dst: IpAddr, dst_port: u16) -> Datagrams {
+        Datagrams {
+            dst,
+            dst_port,
+            src: None,
+            interface: 0,
+            tos: 0,
+            ttl: 0,
+            df: true,
+            socket: 0,
+            first: 0,
+            count: 1,
+            size: 0,
+        }
+    }
+}
+
 /// The sending side. Any worker may send at any time; the kernel serialises.
 pub trait DatagramTx: Send + Sync {
     /// How many source ports there are to choose from; 1 for GRE.

@@ -49,21 +49,20 @@ impl Near {
         if !to.df || to.interface != 0 || dst.is_multicast() || dst.is_broadcast() {
             return None;
         }
-        let found = {
+        let no_more = {
             let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-            let found = all.iter().find(|r| (r.dst, r.src) == (dst, src)).map(|r| r.fd.clone());
-            if found.is_none() && all.len() < MOST { None } else { Some(found.flatten()) }
-        };
-        match found {
-            Some(Some(fd)) => Some(fd),
-            Some(None) => {
-                if self.misses.fetch_add(1, Relaxed) >= MISSES {
-                    self.forget();
-                }
-                None
+            match all.iter().find(|r| (r.dst, r.src) == (dst, src)) {
+                Some(Remote { fd: Some(fd), .. }) => return Some(fd.clone()),
+                found => found.is_some() || all.len() >= MOST,
             }
-            None => self.make(dst, src),
+        };
+        if !no_more {
+            return self.make(dst, src);
         }
+        if self.misses.fetch_add(1, Relaxed) >= MISSES {
+            self.forget();
+        }
+        None
     }
 
     /// Closes all, after an error or so that others get their turn.
@@ -103,19 +102,7 @@ mod tests {
     use super::*;
 
     fn to(dst: [u8; 4], src: [u8; 4]) -> Datagrams {
-        Datagrams {
-            dst: dst.into(),
-            dst_port: 0,
-            src: Some(src.into()),
-            interface: 0,
-            tos: 0,
-            ttl: 0,
-            df: true,
-            socket: 0,
-            first: 0,
-            count: 1,
-            size: 0,
-        }
+        Datagrams { src: Some(src.into()), ..Datagrams::one_to(dst.into(), 0) }
     }
 
     /// UDP sockets do as well, and need no privileges.

@@ -128,16 +128,16 @@ impl Sender {
         list: impl Iterator<Item = &'a Datagrams>,
         stats: &mut SendStats,
     ) {
-        let mut messages = Messages::<N, P>::new();
+        let mut messages = Messages::<N, P>::new(fd.connected);
         for of in list {
             let packets = batch.get(of.first..).unwrap_or_default();
             let packets = &packets[..of.count.min(packets.len())];
             let whole = packets.len() == 1 || packets.len() <= MAX_SEGMENTS && self.segments();
             for packets in packets.chunks(if whole { MAX_SEGMENTS } else { 1 }) {
                 let unit = Unit { of, packets };
-                if !messages.push(unit, self.udp, fd.connected) {
+                if !messages.push(unit, self.udp) {
                     self.flush(fd, &mut messages, stats);
-                    messages.push(unit, self.udp, fd.connected);
+                    messages.push(unit, self.udp);
                 }
             }
         }
@@ -220,12 +220,12 @@ impl Sender {
     ) {
         let Some(Unit { of, packets }) = messages.pop() else { return };
         let before = stats.packets;
-        let mut singles = Messages::<FEW, FEW_PARTS>::new();
+        let mut singles = Messages::<FEW, FEW_PARTS>::new(fd.connected);
         for packet in packets.chunks(1) {
             let unit = Unit { of, packets: packet };
-            if !singles.push(unit, self.udp, fd.connected) {
+            if !singles.push(unit, self.udp) {
                 self.flush(fd, &mut singles, stats);
-                singles.push(unit, self.udp, fd.connected);
+                singles.push(unit, self.udp);
             }
         }
         self.flush(fd, &mut singles, stats);
@@ -255,7 +255,7 @@ struct Messages<'a, const N: usize, const P: usize> {
 }
 
 impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
-    fn new() -> Messages<'a, N, P> {
+    fn new(connected: bool) -> Messages<'a, N, P> {
         Messages {
             names: [Name::EMPTY; N],
             controls: [Control::EMPTY; N],
@@ -263,7 +263,7 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
             parts: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; P],
             part_ends: [0; N],
             units: [None; N],
-            connected: false,
+            connected,
             len: 0,
             done: 0,
         }
@@ -272,7 +272,7 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
     /// Adds a message; false when there is no room, which an empty list always has for one of up to
     /// [`MAX_SEGMENTS`].
     #[inline]
-    fn push(&mut self, unit: Unit<'a>, udp: bool, connected: bool) -> bool {
+    fn push(&mut self, unit: Unit<'a>, udp: bool) -> bool {
         if self.done == self.len {
             (self.len, self.done) = (0, 0);
         }
@@ -299,18 +299,17 @@ impl<'a, const N: usize, const P: usize> Messages<'a, N, P> {
         let several = unit.packets.len() > 1;
         let how = How {
             to: of.dst,
-            from: of.src.filter(|_| !connected),
+            from: of.src.filter(|_| !self.connected),
             interface: of.interface,
             tos: of.tos,
             ttl: of.ttl,
             segment: several.then_some(of.size as u16),
         };
         self.control_lens[i] = self.controls[i].fill(&how);
-        // A raw socket takes a port for its protocol (raw(7)), so that has to be 0.
-        if !connected {
+        if !self.connected {
+            // A raw socket takes a port for its protocol (raw(7)), so that has to be 0.
             self.names[i] = Name::new(of.dst, if udp { of.dst_port } else { 0 }, of.interface);
         }
-        self.connected = connected;
         self.part_ends[i] = at;
         self.units[i] = Some(unit);
         self.len += 1;
@@ -389,19 +388,8 @@ mod tests {
                 p.set_bytes(&vec![i as u8; len], &mut pool).unwrap();
                 batch.push(p);
             }
-            let what = Datagrams {
-                dst: to.ip(),
-                dst_port: to.port(),
-                src: None,
-                interface: 0,
-                tos: 0,
-                ttl: 0,
-                df: true,
-                socket: 0,
-                first: 0,
-                count: lens.len(),
-                size: lens[0],
-            };
+            let what =
+                Datagrams { count: lens.len(), size: lens[0], ..Datagrams::one_to(to.ip(), to.port()) };
             let mut stats = SendStats::default();
             sender.send(&mut pool, &mut batch, &[what], &mut stats);
             let mut buffer = [0; 4000];
