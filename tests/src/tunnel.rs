@@ -73,6 +73,17 @@ pub fn await_mtu_in(lab: &Lab, c: &Container, expected: RangeInclusive<u32>, lim
     assert!(set, "MTU of {} is {last}, not {expected:?}; ports: {:#}", c.port, lab.json(&["port", "list"]));
 }
 
+/// What a tunnel to one remote with BFD takes that one for: `up`, `down` …
+pub fn liveness(lab: &Lab, tunnel: &str) -> Value {
+    lab.json(&["port", "show", tunnel])["peers"][0]["liveness"].clone()
+}
+
+/// Waits until a tunnel takes its remote for this.
+pub fn await_liveness(lab: &Lab, tunnel: &str, expected: &str) {
+    let seen = eventually(Duration::from_secs(10), || liveness(lab, tunnel) == expected);
+    assert!(seen, "not {expected}: {:#}", lab.json(&["port", "show", tunnel]));
+}
+
 /// Drops for a reason, of all ports together: a packet that belongs to no tunnel belongs to no port.
 pub fn drops(lab: &Lab, reason: &str) -> u64 {
     let stats = lab.stats();
