@@ -266,10 +266,11 @@ impl Wire {
             return;
         }
         peer.set_alive(alive);
-        peer.status.lock().alive = alive;
         if !alive {
             self.forget(peer);
         }
+        // Who reads that it is dead finds its addresses forgotten.
+        peer.status.lock().alive = alive;
         self.report(EngineEvent::PeerChanged { port: peer.port, remote: peer.remote, up: alive });
     }
 
