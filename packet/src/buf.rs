@@ -192,6 +192,35 @@ impl Packet {
         (&mut self.0.data[HEADROOM..]).try_into().expect("DATA is HEADROOM + HEAD_ROOM")
     }
 
+    /// As [`Packet::rx_area`], with `N` bytes before it for what precedes a frame: see [`Packet::before`].
+    #[inline]
+    pub fn rx_area_after<const N: usize>(&mut self) -> &mut [u8] {
+        self.rx_area();
+        &mut self.0.data[HEADROOM - N..]
+    }
+
+    /// The `N` bytes in front of the frame. `None` when the headroom is shorter.
+    #[inline]
+    pub fn before<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.0.data[..self.headroom()].last_chunk()
+    }
+
+    /// Puts bytes into the headroom just in front of the frame, which stays what it was. False, and no change, when the
+    /// headroom is shorter.
+    #[inline]
+    pub fn set_before<const N: usize>(&mut self, bytes: &[u8; N]) -> bool {
+        let headroom = self.headroom();
+        let place = self.0.data[..headroom].last_chunk_mut();
+        place.map(|place| *place = *bytes).is_some()
+    }
+
+    /// The head and `n` bytes before it, those of [`Packet::set_before`]. `None` when the headroom is shorter.
+    #[inline]
+    pub fn head_after(&self, n: usize) -> Option<&[u8]> {
+        let start = self.headroom().checked_sub(n)?;
+        self.0.data.get(start..usize::from(self.0.end))
+    }
+
     /// Makes the frame the first `len` bytes of what a receive call put into [`Packet::rx_area`] and, past
     /// it, into `tail`. Takes the tail only when it is needed.
     ///
@@ -569,6 +598,27 @@ mod tests {
         assert_eq!(p.head(), [9, 9, 3]);
         p.truncate(1);
         assert_eq!(p.head(), [9]);
+    }
+
+    #[test]
+    fn what_stands_before_a_frame_is_no_part_of_it() {
+        let mut pool = Pool::new(8, 8);
+        let mut p = pool.get();
+        p.set_bytes(&[1, 2, 3], &mut pool).unwrap();
+        assert!(p.set_before(&[7, 8]));
+        assert_eq!(
+            (p.head(), p.before(), p.head_after(2)),
+            (&[1, 2, 3][..], Some(&[7, 8]), Some(&[7, 8, 1, 2, 3][..]))
+        );
+        p.push_front(HEADROOM - 1).unwrap();
+        assert!(!p.set_before(&[7, 8]) && p.before::<2>().is_none() && p.head_after(2).is_none());
+        assert_eq!(p.head_after(1).map(<[u8]>::len), Some(HEADROOM + 3));
+
+        let area = p.rx_area_after::<2>();
+        assert_eq!(area.len(), 2 + HEAD_ROOM);
+        area[..5].copy_from_slice(&[4, 5, 6, 7, 8]);
+        p.set_received(3, &mut None).unwrap();
+        assert_eq!((p.head(), p.before()), (&[6, 7, 8][..], Some(&[4, 5])));
     }
 
     #[test]

@@ -4,13 +4,19 @@ use trunkline_packet::{DropReason, Packet, VnetHdr, segment};
 
 use crate::RecvStats;
 
-/// The header to write in front of a packet.
+/// Puts the virtio header in front of a packet, and returns what is to be written: header and head, then the tail.
 ///
 /// `hdr_len` tells the kernel how much of a superframe to copy into contiguous memory; it must not exceed
 /// the frame (EINVAL).
+///
+/// # Errors
+/// [`DropReason::NoBuffer`] without headroom.
 #[inline]
-pub(crate) fn vnet_header(packet: &Packet) -> [u8; VnetHdr::LEN] {
-    VnetHdr::from_offload(&packet.meta().offload, segment::hdr_len(packet)).to_bytes()
+pub(crate) fn with_vnet_header(packet: &mut Packet) -> Result<[&[u8]; 2], DropReason> {
+    let header = VnetHdr::from_offload(&packet.meta().offload, segment::hdr_len(packet));
+    packet.set_before(&header.to_bytes());
+    let head = packet.head_after(VnetHdr::LEN).ok_or(DropReason::NoBuffer)?;
+    Ok([head, packet.tail()])
 }
 
 impl RecvStats {

@@ -302,17 +302,15 @@ impl RxQueue for TapRx {
                 break;
             }
             let mut packet = pool.get();
-            let mut header = [0; VnetHdr::LEN];
             let spare = tail.get_or_insert_with(|| pool.take_tail());
             let mut areas = [
-                IoSliceMut::new(&mut header),
-                IoSliceMut::new(packet.rx_area()),
+                IoSliceMut::new(packet.rx_area_after::<{ VnetHdr::LEN }>()),
                 IoSliceMut::new(spare.as_mut()),
             ];
             match rustix::io::readv(&*self.0, &mut areas) {
                 Ok(n) => {
                     bytes += n;
-                    match accept(&mut packet, &header, n, &mut tail) {
+                    match accept(&mut packet, n, &mut tail) {
                         Ok(()) => out.push(packet),
                         Err(reason) => {
                             stats.count(reason);
@@ -354,7 +352,6 @@ fn failed(e: Errno) -> RecvEnd {
 #[inline]
 fn accept(
     packet: &mut Packet,
-    header: &[u8; VnetHdr::LEN],
     n: usize,
     tail: &mut Option<trunkline_packet::buf::Tail>,
 ) -> Result<(), DropReason> {
@@ -366,7 +363,8 @@ fn accept(
     if len < ETH_HLEN {
         return Err(DropReason::Truncated);
     }
-    packet.meta_mut().offload = VnetHdr::from_bytes(header).to_offload(len)?;
+    let header = packet.before().map(VnetHdr::from_bytes).ok_or(DropReason::NoBuffer)?;
+    packet.meta_mut().offload = header.to_offload(len)?;
     packet.set_received(len, tail)
 }
 
@@ -381,8 +379,8 @@ impl TxQueue for TapTx {
     }
 
     fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
-        for packet in batch.drain(..) {
-            match self.write(&packet) {
+        for mut packet in batch.drain(..) {
+            match self.write(&mut packet) {
                 Ok(()) => {
                     stats.packets += 1;
                     stats.bytes += packet.len() as u64;
@@ -396,14 +394,15 @@ impl TxQueue for TapTx {
 
 impl TapTx {
     #[inline]
-    fn write(&self, packet: &Packet) -> Result<(), DropReason> {
+    fn write(&self, packet: &mut Packet) -> Result<(), DropReason> {
         if packet.len() < ETH_HLEN {
             return Err(DropReason::Truncated);
         }
-        let header = frame::vnet_header(packet);
-        let parts = [IoSlice::new(&header), IoSlice::new(packet.head()), IoSlice::new(packet.tail())];
+        let parts = frame::with_vnet_header(packet)?.map(IoSlice::new);
+        // One part is cheaper for the kernel than two, one of them empty.
+        let parts = if parts[1].is_empty() { &parts[..1] } else { &parts[..] };
         loop {
-            return match rustix::io::writev(self.fd.as_fd(), &parts) {
+            return match rustix::io::writev(self.fd.as_fd(), parts) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS) => Err(DropReason::EgressFull),

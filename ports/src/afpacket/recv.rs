@@ -5,15 +5,15 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::{mem, ptr};
 
-use trunkline_packet::buf::{HEAD_ROOM, TAIL_ROOM, Tail};
+use trunkline_packet::buf::{TAIL_ROOM, Tail};
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::{Batch, DropReason, Packet, Pool, Tpid, VlanTag, VnetHdr};
 
 use super::{CHUNK, FEW, Socket, gone};
 use crate::{RecvEnd, RecvStats, RxQueue};
 
-/// Parts of a message: virtio header, head, tail.
-const PARTS: usize = 3;
+/// Parts of a message: virtio header and head, tail.
+const PARTS: usize = 2;
 
 /// Room for one `tpacket_auxdata` and its header.
 #[repr(C, align(8))]
@@ -106,18 +106,16 @@ fn receive<const N: usize>(
     let want = want.min(N);
     let mut packets: [Option<Packet>; N] = [const { None }; N];
     let mut tails: [Option<Tail>; N] = [const { None }; N];
-    let mut headers = [[0u8; VnetHdr::LEN]; N];
     let mut controls = [Control([0; 64]); N];
     let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; N];
     // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
     let mut messages: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
 
     for i in 0..want {
-        let head = packets[i].insert(pool.get()).rx_area();
+        let head = packets[i].insert(pool.get()).rx_area_after::<{ VnetHdr::LEN }>();
         let tail = tails[i].insert(pool.take_tail()).as_mut();
         parts[i] = [
-            libc::iovec { iov_base: headers[i].as_mut_ptr().cast(), iov_len: VnetHdr::LEN },
-            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: HEAD_ROOM },
+            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
             libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: TAIL_ROOM },
         ];
         let m = &mut messages[i].msg_hdr;
@@ -126,9 +124,9 @@ fn receive<const N: usize>(
         m.msg_control = controls[i].0.as_mut_ptr().cast();
         m.msg_controllen = controls[i].0.len() as _;
     }
-    // SAFETY: the first `want` messages point to `parts`, `controls` and, through `parts`, to `headers` and
-    // to the memory of packets and tails, which sits on the heap and is owned by `packets` and `tails`; all of
-    // it outlives the call, nothing else refers to it, and the lengths are those of the areas.
+    // SAFETY: the first `want` messages point to `parts`, `controls` and, through `parts`, to the memory of
+    // packets and tails, which sits on the heap and is owned by `packets` and `tails`; all of it outlives the
+    // call, nothing else refers to it, and the lengths are those of the areas.
     let result = unsafe {
         libc::recvmmsg(fd, messages.as_mut_ptr(), want as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
     };
@@ -139,7 +137,7 @@ fn receive<const N: usize>(
     for i in 0..want {
         let Some(mut packet) = packets[i].take() else { continue };
         let verdict = match messages.get(i) {
-            Some(m) if i < came => accept(&mut packet, &headers[i], m, &mut tails[i]).map_err(Some),
+            Some(m) if i < came => accept(&mut packet, m, &mut tails[i]).map_err(Some),
             _ => Err(None),
         };
         match verdict {
@@ -160,12 +158,7 @@ fn receive<const N: usize>(
 
 /// Makes `packet` what one message brought.
 #[inline]
-fn accept(
-    packet: &mut Packet,
-    header: &[u8; VnetHdr::LEN],
-    message: &libc::mmsghdr,
-    tail: &mut Option<Tail>,
-) -> Result<(), DropReason> {
+fn accept(packet: &mut Packet, message: &libc::mmsghdr, tail: &mut Option<Tail>) -> Result<(), DropReason> {
     if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
         return Err(DropReason::Oversize);
     }
@@ -178,9 +171,10 @@ fn accept(
     if aux.tp_snaplen < aux.tp_len {
         return Err(DropReason::Truncated);
     }
+    let header = packet.before().map(VnetHdr::from_bytes).ok_or(DropReason::NoBuffer)?;
     packet.set_received(len, tail)?;
     let meta = packet.meta_mut();
-    meta.offload = VnetHdr::from_bytes(header).to_offload(len)?;
+    meta.offload = header.to_offload(len)?;
     if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
         let tpid = Tpid::from_ethertype(aux.tp_vlan_tpid).ok_or(DropReason::BadOffload)?;
         meta.vlan = Some(VlanTag { tpid, tci: aux.tp_vlan_tci });
@@ -208,6 +202,8 @@ fn auxdata(message: &libc::msghdr) -> Option<libc::tpacket_auxdata> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
+
+    use trunkline_packet::buf::HEAD_ROOM;
 
     use super::*;
 
@@ -257,7 +253,8 @@ mod tests {
         }
         let mut pool = Pool::new(1, 1);
         let mut packet = pool.get();
-        accept(&mut packet, &header.to_bytes(), &m, &mut Some(pool.take_tail())).map(|()| packet)
+        assert!(packet.set_before(&header.to_bytes()));
+        accept(&mut packet, &m, &mut Some(pool.take_tail())).map(|()| packet)
     }
     #[test]
     fn auxdata_and_virtio_header_are_believed_only_when_they_make_sense() {

@@ -14,8 +14,8 @@ use trunkline_packet::{Batch, DropReason, Packet, Pool, VnetHdr};
 use super::{CHUNK, FEW, Socket};
 use crate::{SendStats, TxCaps, TxQueue, frame};
 
-/// Parts of a message: virtio header, head, tail.
-const PARTS: usize = 3;
+/// Parts of a message: virtio header and head, tail.
+const PARTS: usize = 2;
 
 pub(super) struct AfPacketTx(pub(super) Arc<Socket>);
 
@@ -25,7 +25,7 @@ impl TxQueue for AfPacketTx {
     }
 
     fn send(&self, pool: &mut Pool, batch: &mut Batch, stats: &mut SendStats) {
-        for chunk in batch.chunks(CHUNK) {
+        for chunk in batch.chunks_mut(CHUNK) {
             if chunk.len() <= FEW {
                 self.send_chunk::<FEW>(chunk, stats);
             } else {
@@ -42,8 +42,7 @@ impl TxQueue for AfPacketTx {
 
 impl AfPacketTx {
     /// One sendmmsg, or several if some are refused, of at most `N` packets.
-    fn send_chunk<const N: usize>(&self, chunk: &[Packet], stats: &mut SendStats) {
-        let mut headers = [[0u8; VnetHdr::LEN]; N];
+    fn send_chunk<const N: usize>(&self, chunk: &mut [Packet], stats: &mut SendStats) {
         let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS]; N];
         // SAFETY: `mmsghdr` is plain C data, for which all zeros is a valid value.
         let mut messages: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
@@ -53,23 +52,26 @@ impl AfPacketTx {
                 stats.drops[DropReason::Truncated.index()] += 1;
                 continue;
             }
-            headers[count] = frame::vnet_header(packet);
-            // The kernel only reads through these, though iovec has no const.
-            let part = |bytes: &[u8]| libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
+            let bytes = match frame::with_vnet_header(packet) {
+                Ok(bytes) => bytes,
+                Err(reason) => {
+                    stats.drops[reason.index()] += 1;
+                    continue;
+                }
             };
-            parts[count] = [part(&headers[count]), part(packet.head()), part(packet.tail())];
+            // The kernel only reads through these, though iovec has no const.
+            parts[count] =
+                bytes.map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() });
             messages[count].msg_hdr.msg_iov = parts[count].as_mut_ptr();
-            messages[count].msg_hdr.msg_iovlen = PARTS as _;
+            messages[count].msg_hdr.msg_iovlen = if parts[count][1].iov_len == 0 { 1 } else { PARTS as _ };
             count += 1;
         }
 
         let mut done = 0;
         while done < count {
             let rest = &mut messages[done..count];
-            // SAFETY: these messages point to `parts` and, through them, to `headers` and to the packets of
-            // `chunk`; all of it outlives the call, and sendmmsg does not write to any of it but `messages`.
+            // SAFETY: these messages point to `parts` and, through them, to the packets of `chunk`; all of it
+            // outlives the call, and sendmmsg does not write to any of it but `messages`.
             let sent = unsafe {
                 libc::sendmmsg(
                     self.0.tx.as_raw_fd(),
