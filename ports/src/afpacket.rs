@@ -5,6 +5,7 @@
 //! The interface's own stack still sees every frame too: see [`crate::guard`].
 
 mod recv;
+mod ring;
 mod send;
 
 use std::io;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Weak};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use self::ring::Ring;
 use crate::guard::PortShare;
 use crate::link::{self, Link};
 use crate::{Queues, TxCaps, sys};
@@ -32,6 +34,7 @@ const BUFFER: libc::c_int = 4 << 20;
 #[derive(Debug)]
 pub struct AfPacket {
     socket: Arc<Socket>,
+    ring: Option<Ring>,
 }
 
 #[derive(Debug)]
@@ -57,25 +60,39 @@ impl AfPacket {
     /// `NotFound` when there is no such interface; `InvalidInput` when it is not an Ethernet one;
     /// `PermissionDenied` without CAP_NET_RAW.
     pub fn open(interface: &str, offload: bool) -> io::Result<AfPacket> {
-        AfPacket::open_for(interface, offload, None)
+        AfPacket::open_for(interface, offload, false, None)
     }
 
-    /// The same for an interface that stays the host's, the loopback too: receives only what may belong to the ports of
-    /// `share`, and does not make it promiscuous. Filtered in the kernel, so that the rest costs little.
+    /// The same for an interface whose frames mostly come one by one, as from a wire, and not as superframes, as from
+    /// a container: they are received by a ring (8 MiB of the kernel's memory) where the kernel has room for one.
+    ///
+    /// # Errors
+    /// As [`AfPacket::open`].
+    pub fn open_wire(interface: &str, offload: bool) -> io::Result<AfPacket> {
+        AfPacket::open_for(interface, offload, true, None)
+    }
+
+    /// As [`AfPacket::open_wire`] for an interface that stays the host's, the loopback too: receives only what may belong
+    /// to the ports of `share`, and does not make it promiscuous. Filtered in the kernel, so that the rest costs little.
     ///
     /// # Errors
     /// As [`AfPacket::open`]; `InvalidInput` when the share makes no sense.
     pub fn open_shared(interface: &str, offload: bool, share: &PortShare) -> io::Result<AfPacket> {
-        AfPacket::open_for(interface, offload, Some(share))
+        AfPacket::open_for(interface, offload, true, Some(share))
     }
 
-    fn open_for(interface: &str, offload: bool, share: Option<&PortShare>) -> io::Result<AfPacket> {
+    fn open_for(
+        interface: &str,
+        offload: bool,
+        wire: bool,
+        share: Option<&PortShare>,
+    ) -> io::Result<AfPacket> {
         let ifindex = link::index(interface)?;
-        AfPacket::set_up(ifindex, offload, share)
+        AfPacket::set_up(ifindex, offload, wire, share)
             .map_err(|e| sys::context(format_args!("interface {interface}"), e))
     }
 
-    fn set_up(ifindex: u32, offload: bool, share: Option<&PortShare>) -> io::Result<AfPacket> {
+    fn set_up(ifindex: u32, offload: bool, wire: bool, share: Option<&PortShare>) -> io::Result<AfPacket> {
         // Protocol 0: nothing is received before everything is set, and nothing ever by the one for sending.
         let (fd, tx) = (open_bound(ifindex)?, open_bound(ifindex)?);
         let (_, hatype) = bound(&fd)?;
@@ -101,6 +118,8 @@ impl AfPacket {
             None => promiscuous(&fd, ifindex)?,
         }
         let link = Link::get_on(&fd, ifindex)?;
+        // Without one it works as well, only slower.
+        let ring = if wire { Ring::new(&fd, link.mtu).ok() } else { None };
         bind(&fd, ifindex, libc::ETH_P_ALL as u16)?;
         let caps = if offload {
             TxCaps { csum: true, tso: true, uso: kernel_has_uso(), tunnel_gso: false }
@@ -109,7 +128,7 @@ impl AfPacket {
         };
         let socket =
             Socket { fd, tx, ifindex, caps, mtu: AtomicU32::new(link.mtu), ring_drops: AtomicU64::new(0) };
-        Ok(AfPacket { socket: Arc::new(socket) })
+        Ok(AfPacket { socket: Arc::new(socket), ring })
     }
 
     /// Index of the interface.
@@ -127,6 +146,11 @@ impl AfPacket {
         self.socket.caps
     }
 
+    /// Whether it receives by a ring.
+    pub fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
     /// A handle to watch the interface with after [`AfPacket::into_io`].
     pub fn monitor(&self) -> Monitor {
         Monitor(Arc::downgrade(&self.socket))
@@ -134,7 +158,7 @@ impl AfPacket {
 
     /// The receiving and the sending side.
     pub fn into_io(self) -> Queues {
-        let rx = recv::AfPacketRx::new(self.socket.clone());
+        let rx = recv::AfPacketRx::new(self.socket.clone(), self.ring);
         (vec![Box::new(rx)], vec![Arc::new(send::AfPacketTx(self.socket))])
     }
 }

@@ -93,6 +93,8 @@ unsafe impl Plain for libc::packet_mreq {}
 // SAFETY: as above.
 unsafe impl Plain for libc::tpacket_stats {}
 // SAFETY: as above.
+unsafe impl Plain for libc::tpacket_req {}
+// SAFETY: as above.
 unsafe impl Plain for libc::ip_mreqn {}
 // SAFETY: as above.
 unsafe impl Plain for libc::ipv6_mreq {}

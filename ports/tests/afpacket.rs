@@ -23,8 +23,26 @@ struct Side {
     monitor: Monitor,
 }
 
-fn open(interface: &str) -> Side {
-    let port = AfPacket::open(interface, true).unwrap();
+/// Opens a port in one of the ways to receive.
+type Open = fn(&str) -> Side;
+
+fn by_messages(interface: &str) -> Side {
+    side(interface, AfPacket::open(interface, true).unwrap())
+}
+
+fn by_ring(interface: &str) -> Side {
+    let port = AfPacket::open_wire(interface, true).unwrap();
+    assert!(port.has_ring());
+    side(interface, port)
+}
+
+/// Runs a test in both.
+fn each_way(needs: Needs, f: impl Fn(Open) + Sync) {
+    sandbox(needs, || f(by_messages));
+    sandbox(needs, || f(by_ring));
+}
+
+fn side(interface: &str, port: AfPacket) -> Side {
     assert_eq!(port.ifindex(), link::index(interface).unwrap());
     let monitor = port.monitor();
     let (mut rx, mut tx) = port.into_io();
@@ -55,7 +73,7 @@ fn tagged(tags: &[[u8; 4]], len: usize) -> Packet {
 
 #[test]
 fn frames_cross_and_own_ones_do_not_come_back() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (mut a, mut b) = (open("p0"), open("p1"));
         // More than one system call's worth.
@@ -77,7 +95,7 @@ fn frames_cross_and_own_ones_do_not_come_back() {
 
 #[test]
 fn tags_are_restored_from_auxdata() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (a, mut b) = (open("p0"), open("p1"));
         let c = [0x81, 0, 0xa0, 10];
@@ -117,7 +135,7 @@ fn check_tagged_superframe(p: &Packet) {
 
 #[test]
 fn tagged_superframes_cross_whole() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (a, mut b) = (open("p0"), open("p1"));
         assert_eq!(send(&*a.tx, [tagged_superframe()]).packets, 1);
@@ -127,7 +145,7 @@ fn tagged_superframes_cross_whole() {
 
 #[test]
 fn tagged_superframes_enter_a_tap_whole() {
-    sandbox(Needs::Tun, || {
+    each_way(Needs::Tun, |open| {
         let tap =
             Tap::open(&TapConfig { name: "tap0".into(), queues: 1, offload: true, adopt: false }).unwrap();
         ip("link set tap0 up");
@@ -139,7 +157,7 @@ fn tagged_superframes_enter_a_tap_whole() {
 }
 
 /// TCP between a veth and a TAP in another namespace, both ways.
-fn tcp_to_tap() -> Seen {
+fn tcp_to_tap(open: Open) -> Seen {
     veth();
     let [a, b] = [new_netns(), new_netns()];
     ip(&format!("link set p1 netns {}", path_of(&a)));
@@ -164,15 +182,15 @@ fn tcp_to_tap() -> Seen {
 
 #[test]
 fn tcp_superframes_cross_whole() {
-    sandbox(Needs::Tun, || {
-        let seen = tcp_to_tap();
+    each_way(Needs::Tun, |open| {
+        let seen = tcp_to_tap(open);
         assert!(seen.superframes > 0 && seen.largest > 30_000, "{seen:?}");
     });
 }
 
 #[test]
 fn down_is_not_fatal_and_recovers() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (mut a, b) = (open("p0"), open("p1"));
         assert!(a.monitor.refresh().unwrap().up);
@@ -200,7 +218,7 @@ fn down_is_not_fatal_and_recovers() {
 
 #[test]
 fn deletion_is_fatal() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (mut a, b) = (open("p0"), open("p1"));
         // p1 is deleted while down, of which its socket hears nothing.
@@ -221,7 +239,7 @@ fn deletion_is_fatal() {
 
 #[test]
 fn interface_moved_away_is_gone() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let mut a = open("p0");
         let ns = new_netns();
@@ -233,7 +251,7 @@ fn interface_moved_away_is_gone() {
 
 #[test]
 fn too_long_ones_do_not_hold_up_the_others() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (a, mut b) = (open("p0"), open("p1"));
         assert_eq!(a.tx.mtu(), Some(1500));
@@ -257,7 +275,7 @@ fn too_long_ones_do_not_hold_up_the_others() {
 
 #[test]
 fn a_full_socket_counts_its_drops() {
-    sandbox(Needs::Net, || {
+    each_way(Needs::Net, |open| {
         veth();
         let (a, mut b) = (open("p0"), open("p1"));
         for _ in 0..200 {
@@ -271,6 +289,49 @@ fn a_full_socket_counts_its_drops() {
         }
         assert!(got > 1000, "{got} of 12800");
         assert!(b.monitor.ring_drops() >= dropped, "the count never falls");
+    });
+}
+
+/// Superframes and single frames, small ones and those of an MTU raised since, come in the order they were sent in; the
+/// ring goes round.
+#[test]
+fn frames_of_all_sizes_keep_their_order() {
+    each_way(Needs::Net, |open| {
+        veth();
+        let (a, mut b) = (open("p0"), open("p1"));
+        for p in ["p0", "p1"] {
+            ip(&format!("link set {p} mtu 9000"));
+        }
+        a.monitor.refresh().unwrap();
+        let (bytes, offload) = superframe(20_000);
+        for round in 0..600 {
+            let fill = round as u8;
+            let sent = [plain(fill, 60), packet(&bytes, offload), plain(fill, 9014), plain(fill, 1514)];
+            let twice = sent.iter().chain(&sent).map(|p| packet(&p.to_vec(), p.meta().offload));
+            assert_eq!(send(&*a.tx, twice).packets, 8);
+            let mut got = Vec::new();
+            while got.len() < 8 && readable(b.rx.queue.poll_fd().unwrap(), Duration::from_secs(1)) {
+                got.extend(b.rx.recv().0.iter().map(|p| (p.to_vec(), p.meta().offload)));
+            }
+            let want = sent.iter().chain(&sent).map(|p| (p.to_vec(), p.meta().offload));
+            assert!(got.into_iter().eq(want), "round {round}");
+        }
+        assert_eq!(b.monitor.ring_drops(), 0);
+    });
+}
+
+#[test]
+fn large_frames_of_a_large_mtu_come_whole() {
+    each_way(Needs::Net, |open| {
+        veth();
+        for p in ["p0", "p1"] {
+            ip(&format!("link set {p} mtu 9000"));
+        }
+        let (a, mut b) = (open("p0"), open("p1"));
+        for len in [1900, 1920, 1921, 4000, 9014] {
+            send(&*a.tx, [plain(7, len)]);
+            assert_eq!(b.rx.find(is_odd).unwrap().to_vec(), odd_frame(7, len));
+        }
     });
 }
 

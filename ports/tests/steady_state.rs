@@ -56,20 +56,27 @@ fn nothing_is_allocated_per_packet() {
         assert_eq!(n, 0);
         assert!(sent.packets >= 6000);
 
-        // A packet socket to another.
+        // A packet socket to another, and back to its ring.
         ip("link add p0 type veth peer name p1");
         ip("link set p0 up");
         up("p1");
         up("p0");
-        let [(_, tx), (mut rx, _)] = ["p0", "p1"].map(|i| AfPacket::open(i, true).unwrap().into_io());
+        let ring = AfPacket::open_wire("p0", true).unwrap();
+        assert!(ring.has_ring());
+        let [one, two] = [ring, AfPacket::open("p1", true).unwrap()].map(AfPacket::into_io);
         let mut sent = SendStats::default();
-        let n = allocations(|| {
-            let _ = replay.recv(&mut pool, &mut batch, 48, &mut received);
-            tx[0].send(&mut pool, &mut batch, &mut sent);
-            let _ = rx[0].recv(&mut pool, &mut batch, 64, &mut received);
-            pool.put_all(&mut batch);
-        });
-        assert_eq!((n, sent.packets), (0, 96_000));
+        for (tx, mut rx) in [(&one.1, two.0), (&two.1, one.0)] {
+            let mut came = 0;
+            let n = allocations(|| {
+                let _ = replay.recv(&mut pool, &mut batch, 48, &mut received);
+                tx[0].send(&mut pool, &mut batch, &mut sent);
+                let _ = rx[0].recv(&mut pool, &mut batch, 64, &mut received);
+                came += batch.len();
+                pool.put_all(&mut batch);
+            });
+            assert!(n == 0 && came >= 96_000, "{n} allocations, {came} frames");
+        }
+        assert_eq!(sent.packets, 2 * 96_000);
 
         sockets_under_tunnels(&mut pool, &mut batch);
     });

@@ -1,5 +1,6 @@
 //! Interfaces taken over through AF_PACKET: checked, cut off from the host's stack, watched.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use trunkline_engine::PortIo;
@@ -27,10 +28,23 @@ pub(super) struct Adopted {
 }
 
 impl Adopted {
-    /// Takes the interface over and brings it up. `kept`: the guard of the daemon before.
+    /// Takes over the interface of a port and brings it up. `kept`: the guard of the daemon before.
     pub(super) fn make(
         spec: &AfpacketSpec,
         offload: bool,
+        kept: Option<OwnedFd>,
+    ) -> Result<(Adopted, PortIo)> {
+        Adopted::open(spec, |name| AfPacket::open(name, offload), kept)
+    }
+
+    /// The same for an uplink.
+    pub(super) fn make_uplink(spec: &AfpacketSpec) -> Result<(Adopted, PortIo)> {
+        Adopted::open(spec, |name| AfPacket::open_wire(name, true), None)
+    }
+
+    fn open(
+        spec: &AfpacketSpec,
+        socket: impl FnOnce(&str) -> io::Result<AfPacket>,
         kept: Option<OwnedFd>,
     ) -> Result<(Adopted, PortIo)> {
         let name = &spec.interface;
@@ -60,7 +74,7 @@ impl Adopted {
                     .hint("--force goes on without"));
             }
         };
-        let socket = AfPacket::open(name, offload).map_err(|e| explain("cannot open a packet socket", &e))?;
+        let socket = socket(name).map_err(|e| explain("cannot open a packet socket", &e))?;
         let (monitor, caps, mtu) = (socket.monitor(), socket.caps(), socket.mtu());
         let (rx, tx) = socket.into_io();
         // Last, so that nothing here has to undo it.
@@ -99,7 +113,7 @@ impl Adopted {
     }
 
     /// Descriptors for the keeper: the host's stack stays cut off while no daemon runs.
-    pub(super) fn fds(&self) -> std::io::Result<Vec<OwnedFd>> {
+    pub(super) fn fds(&self) -> io::Result<Vec<OwnedFd>> {
         self.guard.iter().map(IngressDrop::try_clone).collect()
     }
 

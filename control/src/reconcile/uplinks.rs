@@ -319,7 +319,7 @@ pub(super) fn ifname<'a>(name: &'a str, host: &'a HostUplink) -> &'a str {
 
 fn open_own(own: &OwnUplink) -> Result<Opened> {
     let spec = AfpacketSpec { interface: own.interface.clone(), force: own.force };
-    let (adopted, io) = Adopted::make(&spec, true, None)?;
+    let (adopted, io) = Adopted::make_uplink(&spec)?;
     let seen = see_own(own, &adopted).inspect_err(|_| {
         if let Err(error) = adopted.put_back() {
             tracing::error!(interface = own.interface, %error, "a failed edit could not be undone");

@@ -1,4 +1,4 @@
-//! The receiving side: recvmmsg into packets and spare tails.
+//! The receiving side: recvmmsg into packets and spare tails, or out of a ring.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,6 +9,7 @@ use trunkline_packet::buf::{TAIL_ROOM, Tail};
 use trunkline_packet::ether::ETH_HLEN;
 use trunkline_packet::{Batch, DropReason, Packet, Pool, Tpid, VlanTag, VnetHdr};
 
+use super::ring::{Ring, Slot};
 use super::{CHUNK, FEW, Socket, gone};
 use crate::{RecvEnd, RecvStats, RxQueue};
 
@@ -22,6 +23,7 @@ struct Control([u8; 64]);
 
 pub(super) struct AfPacketRx {
     socket: Arc<Socket>,
+    ring: Option<Ring>,
     /// Messages to prepare for: preparing costs, so it follows what comes.
     window: usize,
     down: Down,
@@ -37,8 +39,8 @@ enum Down {
 }
 
 impl AfPacketRx {
-    pub(super) fn new(socket: Arc<Socket>) -> AfPacketRx {
-        AfPacketRx { socket, window: FEW, down: Down::No }
+    pub(super) fn new(socket: Arc<Socket>, ring: Option<Ring>) -> AfPacketRx {
+        AfPacketRx { socket, ring, window: FEW, down: Down::No }
     }
 }
 
@@ -49,6 +51,17 @@ impl RxQueue for AfPacketRx {
 
     fn recv(&mut self, pool: &mut Pool, out: &mut Batch, budget: usize, stats: &mut RecvStats) -> RecvEnd {
         let mut left = budget;
+        if let Some(ring) = &mut self.ring {
+            let came = receive_ring(ring, self.socket.fd.as_raw_fd(), pool, out, budget, stats);
+            if came > 0 {
+                if self.down == Down::Reported {
+                    self.down = Down::No;
+                }
+                return if came == budget { RecvEnd::More } else { RecvEnd::Drained };
+            }
+            // Errors are the socket's.
+            left = left.min(1);
+        }
         while left > 0 {
             let want = left.min(self.window);
             let receive = if want <= FEW { receive::<FEW> } else { receive::<CHUNK> };
@@ -93,6 +106,63 @@ impl AfPacketRx {
         }
         RecvEnd::Drained
     }
+}
+
+/// Up to `budget` frames out of a ring, appended to `out`. How many came, bad ones included.
+fn receive_ring(
+    ring: &mut Ring,
+    fd: RawFd,
+    pool: &mut Pool,
+    out: &mut Batch,
+    budget: usize,
+    stats: &mut RecvStats,
+) -> usize {
+    for came in 0..budget {
+        let Some(slot) = ring.take() else { return came };
+        if slot.in_socket() {
+            drop(slot);
+            if let Err(e) = receive::<FEW>(fd, pool, out, 1, stats) {
+                // EINVAL as in `recv`. Else something has emptied the socket behind our back.
+                let offload = e.raw_os_error() == Some(libc::EINVAL);
+                stats.count(if offload { DropReason::BadOffload } else { DropReason::Truncated });
+            }
+            continue;
+        }
+        let mut packet = pool.get();
+        match accept_slot(&mut packet, &slot, pool) {
+            Ok(()) => out.push(packet),
+            Err(reason) => {
+                stats.count(reason);
+                pool.put(packet);
+            }
+        }
+    }
+    budget
+}
+
+/// Makes `packet` what is in a slot.
+#[inline]
+fn accept_slot(packet: &mut Packet, slot: &Slot<'_>, pool: &mut Pool) -> Result<(), DropReason> {
+    let (header, frame) = slot.frame().ok_or(DropReason::Truncated)?;
+    if frame.len() < ETH_HLEN {
+        return Err(DropReason::Truncated);
+    }
+    let offload = VnetHdr::from_bytes(header).to_offload(frame.len())?;
+    packet.set_bytes(frame, pool)?;
+    packet.meta_mut().offload = offload;
+    let h = &slot.header;
+    packet.meta_mut().vlan = vlan(h.tp_status, h.tp_vlan_tpid, h.tp_vlan_tci)?;
+    Ok(())
+}
+
+/// The tag that the kernel has taken out of a frame.
+#[inline]
+fn vlan(status: u32, tpid: u16, tci: u16) -> Result<Option<VlanTag>, DropReason> {
+    if status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return Ok(None);
+    }
+    let tpid = Tpid::from_ethertype(tpid).ok_or(DropReason::BadOffload)?;
+    Ok(Some(VlanTag { tpid, tci }))
 }
 
 /// One recvmmsg of up to `want` frames, at most `N`, appended to `out`. How many came, bad ones included.
@@ -175,10 +245,7 @@ fn accept(packet: &mut Packet, message: &libc::mmsghdr, tail: &mut Option<Tail>)
     packet.set_received(len, tail)?;
     let meta = packet.meta_mut();
     meta.offload = header.to_offload(len)?;
-    if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
-        let tpid = Tpid::from_ethertype(aux.tp_vlan_tpid).ok_or(DropReason::BadOffload)?;
-        meta.vlan = Some(VlanTag { tpid, tci: aux.tp_vlan_tci });
-    }
+    meta.vlan = vlan(aux.tp_status, aux.tp_vlan_tpid, aux.tp_vlan_tci)?;
     Ok(())
 }
 
