@@ -10,6 +10,7 @@
 //!
 //! Alone knows threads. The control plane talks to [`Engine`].
 
+mod attention;
 pub mod counters;
 mod egress;
 mod engine;

@@ -22,6 +22,7 @@ use trunkline_ports::underlay::DatagramRx;
 use trunkline_ports::{RecvEnd, RecvStats, RxQueue};
 
 use crate::EngineEvent;
+use crate::attention::{Attention, Next, Rests, are_small};
 use crate::l3::{L3, Question};
 use crate::snapshot::Snapshot;
 use crate::spin::{Spin, Spinner};
@@ -87,6 +88,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const SWEEP_BUCKETS: usize = 4096;
 
 const WAKE: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
 
 /// What a worker receives from.
 pub(crate) enum Source {
@@ -114,6 +116,7 @@ struct Queue {
     source: Source,
     /// What epoll knows it by.
     fd: Option<RawFd>,
+    attention: Attention,
     /// Has reported a failure that it may recover from.
     failed: bool,
 }
@@ -132,6 +135,8 @@ pub(crate) struct Worker {
     queues: Vec<Option<Queue>>,
     /// Which of them may have frames.
     turns: Turns,
+    /// Which of them are left alone for a moment.
+    rests: Rests,
     /// The slot being served.
     serving: Option<usize>,
     stages: Stages,
@@ -158,6 +163,8 @@ pub(crate) struct Setup {
 pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    // Who has workers wait awake pays for latency.
+    let rests = Rests::new(poll.registry(), TIMER, setup.spin == Spin::default())?;
     let (commands, receiver) = crossbeam::channel::unbounded();
     let epoch = Arc::new(AtomicU64::new(0));
     let mut worker = Worker {
@@ -172,6 +179,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Handle> {
         spin: Spinner::new(setup.spin),
         queues: Vec::new(),
         turns: Turns::default(),
+        rests,
         serving: None,
         stages: setup.stages,
         l3_mail: false,
@@ -219,6 +227,7 @@ impl Worker {
         }
         // The list may be half edited, and events not looked at are lost.
         self.turns.clear();
+        self.rests.clear();
         (0..self.queues.len()).for_each(|slot| self.mark_ready(slot));
     }
 
@@ -230,6 +239,9 @@ impl Worker {
         }
         loop {
             let timeout = self.poll_timeout();
+            if !timeout.is_zero() {
+                self.rests.set_timer();
+            }
             match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -244,11 +256,14 @@ impl Worker {
                 self.spin.work(Instant::now);
             }
             for event in &events {
-                if event.token() == WAKE {
-                    woken = true;
-                } else {
-                    self.mark_ready(event.token().0);
+                match event.token() {
+                    WAKE => woken = true,
+                    TIMER => {}
+                    Token(slot) => self.mark_ready(slot),
                 }
+            }
+            while let Some(slot) = self.rests.over() {
+                self.mark_ready(slot);
             }
             if woken && !self.take_commands() {
                 return;
@@ -312,20 +327,46 @@ impl Worker {
             None => {
                 self.queues.push(None);
                 self.turns.resize(self.queues.len());
+                self.rests.reserve(self.queues.len());
                 self.queues.len() - 1
             }
         };
         let fd = source.poll_fd();
-        self.queues[slot] = Some(Queue { source, fd, failed: false });
-        if let Some(fd) = fd
-            && let Err(error) =
-                self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
-        {
-            self.fail(slot, &error, true);
-            return;
-        }
+        self.queues[slot] = Some(Queue { source, fd, attention: Attention::default(), failed: false });
         // Frames may have been waiting before epoll was told.
         self.mark_ready(slot);
+        self.watch(slot);
+    }
+
+    /// Has epoll watch a queue from now on; it tells at once of frames that wait already.
+    fn watch(&mut self, slot: usize) {
+        let Some(Queue { fd: Some(fd), .. }) = &self.queues[slot] else { return };
+        let watched = self.poll.registry().register(&mut SourceFd(fd), Token(slot), Interest::READABLE);
+        if let Err(error) = watched {
+            self.fail(slot, &error, true);
+        }
+    }
+
+    /// A turn has ended: when there will be another.
+    #[inline]
+    fn turn_over(&mut self, turn: Turn, came: usize, small: bool, end: &RecvEnd) {
+        let Some(queue) = &mut self.queues[turn.slot] else { return };
+        let copies = self.stages.copies;
+        let Some(fd) = queue.fd else {
+            return self.turns.done(turn, came, copies, matches!(end, RecvEnd::More));
+        };
+        let before = queue.attention.is_watched();
+        let next = queue.attention.turn(came, small, end);
+        let rests = next == Next::Rested && self.rests.add(turn.slot);
+        self.turns.done(turn, came, copies, next != Next::Watched && !rests);
+        match (before, queue.attention.is_watched()) {
+            (true, false) => {
+                // Fails only when the kernel has forgotten the descriptor, which the next look will tell.
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            }
+            (false, true) => self.watch(turn.slot),
+            _ => {}
+        }
     }
 
     fn remove_queues(&mut self, which: impl Fn(&Source) -> bool) {
@@ -343,6 +384,7 @@ impl Worker {
                 let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
             }
             self.turns.remove(slot);
+            self.rests.remove(slot);
             // Fails only while the engine is being dropped.
             let _ = self.graveyard.send(queue.source);
         }
@@ -380,20 +422,20 @@ impl Worker {
         let stages = &mut self.stages;
         let mut stats = RecvStats::default();
         stages.copies = 0;
-        let (end, came) = match &mut queue.source {
+        let (end, came, small) = match &mut queue.source {
             Source::Port { port, rx } => {
                 let budget = Stages::budget(snapshot, *port, turn.short);
                 let end = rx.recv(&mut stages.pool, &mut stages.batch, budget, &mut stats);
-                let came = stages.batch.len();
+                let (came, small) = (stages.batch.len(), are_small(&stages.batch));
                 stages.frames(snapshot, *port, &stats);
-                (end, came)
+                (end, came, small)
             }
             Source::Underlay { rx, .. } => {
                 let (batch, arrivals) = (&mut stages.decap.datagrams, &mut stages.decap.arrivals);
                 let end = rx.recv(&mut stages.pool, batch, arrivals, BUDGET, &mut stats);
-                let came = batch.len();
+                let (came, small) = (batch.len(), are_small(batch));
                 stages.datagrams(snapshot, &stats);
-                (end, came)
+                (end, came, small)
             }
         };
         self.serving = None;
@@ -401,7 +443,7 @@ impl Worker {
             queue.failed = false;
             self.report_all(slot, |port| EngineEvent::PortRecovered { port });
         }
-        self.turns.done(turn, came, self.stages.copies, matches!(end, RecvEnd::More));
+        self.turn_over(turn, came, small, &end);
         if let RecvEnd::Failed { error, fatal } = end {
             let known = self.queues[slot].as_mut().is_some_and(|q| std::mem::replace(&mut q.failed, true));
             if fatal || !known {
