@@ -422,18 +422,19 @@ impl Worker {
         let stages = &mut self.stages;
         let mut stats = RecvStats::default();
         stages.copies = 0;
+        let watchable = queue.fd.is_some();
         let (end, came, small) = match &mut queue.source {
             Source::Port { port, rx } => {
                 let budget = Stages::budget(snapshot, *port, turn.short);
                 let end = rx.recv(&mut stages.pool, &mut stages.batch, budget, &mut stats);
-                let (came, small) = (stages.batch.len(), are_small(&stages.batch));
+                let (came, small) = (stages.batch.len(), watchable && are_small(&stages.batch));
                 stages.frames(snapshot, *port, &stats);
                 (end, came, small)
             }
             Source::Underlay { rx, .. } => {
                 let (batch, arrivals) = (&mut stages.decap.datagrams, &mut stages.decap.arrivals);
                 let end = rx.recv(&mut stages.pool, batch, arrivals, BUDGET, &mut stats);
-                let (came, small) = (batch.len(), are_small(batch));
+                let (came, small) = (batch.len(), watchable && are_small(batch));
                 stages.datagrams(snapshot, &stats);
                 (end, came, small)
             }
