@@ -246,6 +246,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`DropReason::Oversize`] when they exceed the head and one tail.
+    #[inline]
     pub fn set_bytes(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), DropReason> {
         self.0.start = HEADROOM as u16;
         self.0.end = HEADROOM as u16;
@@ -258,6 +259,7 @@ impl Packet {
     /// # Errors
     /// [`DropReason::Oversize`] when they do not fit; [`DropReason::NoBuffer`] when the tail is shared.
     /// Nothing is appended then.
+    #[inline]
     pub fn append(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), DropReason> {
         let end = usize::from(self.0.end);
         let in_head = if self.0.tail.is_none() { bytes.len().min(DATA - end) } else { 0 };
