@@ -1,7 +1,7 @@
 //! How a worker learns that a queue has frames: epoll watches it, or the worker looks for itself.
 //!
 //! For a queue that epoll watches, the kernel goes to wake the worker for every frame, asleep or not, which costs the
-//! sender of the frame 50 to 100 ns. So a queue that brings [`BUSY`] frames in a row, and was never found empty
+//! sender of the frame 50 to 100 ns. So a queue that brings [`BUSY`] small frames in a row, and was never found empty
 //! between, is looked at again and again until it is found empty, and epoll watches it only then (as the kernel
 //! itself does with a NIC's interrupts, NAPI).
 //!

@@ -60,6 +60,12 @@ fn veth() {
     up("p0");
 }
 
+/// To 9,000, of both.
+fn raise_mtu() {
+    ip("link set p0 mtu 9000");
+    ip("link set p1 mtu 9000");
+}
+
 fn plain(fill: u8, len: usize) -> Packet {
     packet(&odd_frame(fill, len), Offload::NONE)
 }
@@ -263,8 +269,7 @@ fn too_long_ones_do_not_hold_up_the_others() {
         assert_eq!(stats.drops[DropReason::Truncated.index()], 1);
         assert_eq!(b.rx.count(is_odd), 3);
 
-        ip("link set p0 mtu 9000");
-        ip("link set p1 mtu 9000");
+        raise_mtu();
         assert_eq!(a.tx.mtu(), Some(1500));
         assert_eq!(a.monitor.refresh().unwrap(), Link { name: "p0".into(), mtu: 9000, up: true });
         assert_eq!(a.tx.mtu(), Some(9000));
@@ -299,9 +304,7 @@ fn frames_of_all_sizes_keep_their_order() {
     each_way(Needs::Net, |open| {
         veth();
         let (a, mut b) = (open("p0"), open("p1"));
-        for p in ["p0", "p1"] {
-            ip(&format!("link set {p} mtu 9000"));
-        }
+        raise_mtu();
         a.monitor.refresh().unwrap();
         let (bytes, offload) = superframe(20_000);
         for round in 0..600 {
@@ -324,9 +327,7 @@ fn frames_of_all_sizes_keep_their_order() {
 fn large_frames_of_a_large_mtu_come_whole() {
     each_way(Needs::Net, |open| {
         veth();
-        for p in ["p0", "p1"] {
-            ip(&format!("link set {p} mtu 9000"));
-        }
+        raise_mtu();
         let (a, mut b) = (open("p0"), open("p1"));
         for len in [1900, 1920, 1921, 4000, 9014] {
             send(&*a.tx, [plain(7, len)]);

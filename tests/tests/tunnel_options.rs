@@ -411,7 +411,7 @@ fn killed_and_restarted_under_load() {
         one.await_state("tun", "up");
         if line.contains("--bfd") {
             // The far end's session goes down once when it hears of the new one, and nothing is sent until it is up again.
-            [&one, &two].iter().for_each(|lab| tunnel::await_liveness(lab, "tun", "up"));
+            await_both_up(&one, &two);
         }
         ping::assert_reaches(&a.ns, b.v4);
         load.assert_whole(LONG, 60 * MIB);
@@ -468,14 +468,18 @@ fn changed_while_it_runs() {
     three.assert_conserved();
 }
 
+/// Waits until each end of a tunnel with BFD takes the other for alive.
+fn await_both_up(one: &Lab, two: &Lab) {
+    [one, two].iter().for_each(|lab| tunnel::await_liveness(lab, "tun", "up"));
+}
+
 /// BFD on a single tunnel, asked for.
 #[test]
 fn liveness_of_one_tunnel() {
     let (under, one, two) = two("bfd", "--type geneve --vni 77 --bfd");
     let (a, b) = (tunnel::container(&one, "a"), tunnel::container(&two, "b"));
     ping::assert_reaches(&a.ns, b.v4);
-    let await_both = |what| [&one, &two].iter().for_each(|lab| tunnel::await_liveness(lab, "tun", what));
-    await_both("up");
+    await_both_up(&one, &two);
     // Changes reach the running session: it goes on, and both ends keep to them.
     let since = |lab: &Lab| lab.json(&["port", "show", "tun"])["peers"][0]["since"].as_u64().expect("since");
     std::thread::sleep(Duration::from_secs(2));

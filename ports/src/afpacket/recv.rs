@@ -54,9 +54,7 @@ impl RxQueue for AfPacketRx {
         if let Some(ring) = &mut self.ring {
             let came = receive_ring(ring, self.socket.fd.as_raw_fd(), pool, out, budget, stats);
             if came > 0 {
-                if self.down == Down::Reported {
-                    self.down = Down::No;
-                }
+                self.heard();
                 return if came == budget { RecvEnd::More } else { RecvEnd::Drained };
             }
             // Errors are the socket's.
@@ -67,9 +65,7 @@ impl RxQueue for AfPacketRx {
             let receive = if want <= FEW { receive::<FEW> } else { receive::<CHUNK> };
             match receive(self.socket.fd.as_raw_fd(), pool, out, want, stats) {
                 Ok(n) => {
-                    if self.down == Down::Reported {
-                        self.down = Down::No;
-                    }
+                    self.heard();
                     left = left.saturating_sub(n);
                     // A short count may hide an error behind the last frame, so ask once more.
                     self.window = if n == want { (self.window * 2).min(CHUNK) } else { FEW };
@@ -95,6 +91,14 @@ impl RxQueue for AfPacketRx {
 }
 
 impl AfPacketRx {
+    /// Frames have come: the interface is up.
+    #[inline]
+    fn heard(&mut self) {
+        if self.down == Down::Reported {
+            self.down = Down::No;
+        }
+    }
+
     fn drained(&mut self) -> RecvEnd {
         if self.down != Down::No && self.socket.is_gone() {
             return RecvEnd::Failed { error: gone(), fatal: true };
